@@ -1,0 +1,190 @@
+/**
+ * Where messages live until they are settled. An engine implements {@link Engine} and passes `testing/engine-suite.ts`.
+ *
+ * The division of work: an engine makes messages durable, numbers them per mailbox, and gives each exactly one ending per
+ * recipient. It knows nothing of connections, windows or tokens. The hub knows who is connected and what each was handed.
+ * @module
+ */
+import type { HandoverError } from "./errors.ts";
+import type { Epoch, MessageId, Seq, SessionId, UserId } from "./protocol.ts";
+
+/** How a message ends, once per recipient (PROTOCOL.md, promise 2). */
+export type Ending = "acked" | "expired" | "replaced" | "evicted" | "dead";
+
+/** What an engine can do; the published suite reads it, and a request for what is `false` is refused with `unsupported`. */
+export interface EngineSupports {
+  /** What an accepted message survives: a power cut, the end of the process, or nothing. */
+  readonly durable: "power" | "process" | "no";
+  /** Whether several nodes may share it. */
+  readonly manyNodes: boolean;
+  /** `Topic`: a new message replaces the unsettled one of the same source, address and topic. */
+  readonly topic: boolean;
+  /** {@link Engine.evict}. */
+  readonly takeBack: boolean;
+  /** {@link Engine.find}, until 24 h after a message's last ending. */
+  readonly state: boolean;
+  /** Receipts written with the ending. */
+  readonly receipts: boolean;
+}
+
+/** One mailbox that a message goes to; with `session`, for the receivers of that session only. */
+export interface Recipient {
+  readonly user: UserId;
+  readonly session?: SessionId;
+}
+
+/** A message with its recipients resolved, ready to be stored. */
+export interface Addressed {
+  readonly id: MessageId;
+  /** `/users/{user}` or `/services/{name}`: who sent it. */
+  readonly source: string;
+  /** The whole CloudEvent as JSON text: written once, stored and passed on as it is. */
+  readonly event: string;
+  /** Acceptance, ms since the Unix epoch. */
+  readonly acceptedAtMs: number;
+  /** End of its time to live, ms since the Unix epoch. At or before `acceptedAtMs`: it is stored as `expired` and delivered to nobody. */
+  readonly expiresAtMs: number;
+  /** At least one; no user twice. */
+  readonly recipients: readonly Recipient[];
+  /** RFC 8030's Topic; only where `supports.topic`. */
+  readonly topic?: string;
+  /** Key and hash of the content; kept for 24 h in the same commit as the message, per source. */
+  readonly idempotency?: { readonly key: string; readonly hash: string };
+}
+
+/** What was accepted: the body of a 201, kept with the idempotency key so that a repeat gets the same answer. */
+export interface Accepted {
+  readonly id: MessageId;
+  /** RFC 3339. */
+  readonly time: string;
+  /** Granted time to live in seconds. */
+  readonly ttl: number;
+  /** Users in whose mailbox it is. */
+  readonly recipients: readonly UserId[];
+  /** Users whose mailbox was full, if any. */
+  readonly refused?: readonly UserId[];
+}
+
+/** What became of one {@link Addressed}. */
+export type Appended =
+  | { readonly outcome: "stored"; readonly accepted: Accepted }
+  /** The key was there with the same hash: the first answer; nothing new was stored. */
+  | { readonly outcome: "repeated"; readonly accepted: Accepted }
+  /** The key was there with another hash. */
+  | { readonly outcome: "conflict" }
+  /** The first request with this key is not committed yet. */
+  | { readonly outcome: "in-progress" }
+  /** The mailboxes of all recipients are full. */
+  | { readonly outcome: "full" }
+  /** It would have been stored, but another item of the same call was not. */
+  | { readonly outcome: "not-stored" };
+
+/** One unsettled message in one mailbox. */
+export interface Entry {
+  readonly seq: Seq;
+  readonly id: MessageId;
+  /** 1, and one more for each nack. */
+  readonly deliveryCount: number;
+  /** The CloudEvent's JSON text. */
+  readonly event: string;
+  readonly session?: SessionId;
+}
+
+/** The ending of one entry. */
+export interface Ended {
+  readonly seq: Seq;
+  readonly ending: Ending;
+}
+
+/** Numbers `from`..`to` (both included) in which something ended unacknowledged and nothing unsettled lies. */
+export interface Gap {
+  readonly from: Seq;
+  readonly to: Seq;
+  readonly reason: Exclude<Ending, "acked"> | "unknown";
+}
+
+/** A change that a receiver asks for. Sequence numbers that are not (or no longer) in the mailbox are passed over. */
+export type Settlement =
+  | { readonly kind: "acked"; readonly seqs: readonly Seq[] }
+  /** Everything up to `upto` that is for `session` or for the whole mailbox, except `except`. */
+  | { readonly kind: "acked-upto"; readonly upto: Seq; readonly except: readonly Seq[] }
+  /** To the dead letters. */
+  | { readonly kind: "rejected"; readonly seq: Seq; readonly reason: string }
+  /** Again under a new number at the end, after `retryAfterMs`; `dead` when it was delivered `maxAttempts` times. */
+  | { readonly kind: "nacked"; readonly seq: Seq; readonly retryAfterMs: number };
+
+/** What one read of a mailbox found, in the order of the numbers. */
+export interface Page {
+  readonly entries: readonly Entry[];
+  readonly gaps: readonly Gap[];
+  /** The number up to which this read has looked: `head` at that moment, or the last entry when the limit cut it short. */
+  readonly upto: Seq;
+}
+
+/** State of a message for one of its recipients. */
+export interface RecipientState {
+  readonly user: UserId;
+  readonly state: "waiting" | Ending;
+  /** When it ended, ms since the Unix epoch. */
+  readonly endedAtMs?: number;
+}
+
+export interface MessageState {
+  readonly source: string;
+  readonly recipients: readonly RecipientState[];
+}
+
+/** The live tail of a mailbox: called by the engine, in the order of the numbers, after the commit. Must not throw. */
+export interface MailboxEvents {
+  /** New entries at the end; `read` would find them too. */
+  deliver(entries: readonly Entry[]): void;
+  /** Endings that no `settle` of this attachment caused. */
+  ended(endings: readonly Ended[]): void;
+  /** This attachment is over; attach again, perhaps under a new epoch. */
+  lost(cause: HandoverError): void;
+}
+
+/** One mailbox, held open by one node while the user has receivers there. */
+export interface Attachment {
+  readonly epoch: Epoch;
+  /** The last number given when this was attached; 0 in an empty mailbox. */
+  readonly head: Seq;
+  /**
+   * Unsettled entries above `after` that are for `session` or for the whole mailbox, at most `limit` entries and about `maxBytes`
+   * of events (at least one entry), and the gaps among them. Expired and delayed ones are left out.
+   */
+  read(request: { readonly after: Seq; readonly limit: number; readonly maxBytes: number; readonly session: SessionId }): Promise<Page>;
+  /**
+   * Settles on behalf of a receiver of `session`: one commit, durable when it resolves. What is addressed to another session is
+   * passed over.
+   * @returns what newly ended, in order; nacks are not endings unless the message is `dead` by them
+   * @throws HandoverError store-unavailable (nothing was changed)
+   */
+  settle(changes: readonly Settlement[], session: SessionId): Promise<readonly Ended[]>;
+  detach(): Promise<void>;
+}
+
+/** Told once, when the store can no longer be trusted (a failed or hanging commit). The process must stop; nothing was lost. */
+export type EngineFailed = (cause: HandoverError) => void;
+
+export interface Engine {
+  readonly name: string;
+  readonly supports: EngineSupports;
+  /** @throws HandoverError store-unavailable, with a sentence for the operator, when the store is in use, damaged or of a newer version */
+  open(failed: EngineFailed): Promise<void>;
+  /**
+   * Stores messages: one commit, all or none. Resolves once they survive what `supports.durable` says. Calls made while a commit
+   * is under way share the next one, without sharing a fate.
+   * @returns one outcome per item, in order; unless every item is stored or repeated, nothing of the call is stored
+   * @throws HandoverError store-full | store-unavailable (nothing was stored)
+   */
+  append(batch: readonly Addressed[]): Promise<readonly Appended[]>;
+  /** Opens the live tail of a mailbox; a mailbox nobody has written to is empty. At most one attachment per user and engine object. */
+  attach(user: UserId, events: MailboxEvents): Promise<Attachment>;
+  /** State of a message, or undefined when it is not (or no longer) known. Only where `supports.state`. */
+  find(id: MessageId): Promise<MessageState | undefined>;
+  /** Takes a message back from those who have not settled it. Only where `supports.takeBack`. @returns how many that were */
+  evict(id: MessageId): Promise<number>;
+  /** Commits what was asked, then closes. Later calls are refused with store-unavailable. */
+  close(): Promise<void>;
+}

@@ -1,0 +1,300 @@
+/**
+ * The wire, version 1: what goes in, as schemas that validate, and what goes out, as types and the functions that write it.
+ * PROTOCOL.md says the same in prose. Everything that comes from outside passes {@link parse} once, where it enters.
+ * @module
+ */
+import Type, { type Static, type TSchema } from "typebox";
+import { Compile, type Validator } from "typebox/compile";
+import { HandoverError, type Problem } from "./errors.ts";
+
+declare const brand: unique symbol;
+type Branded<T, B extends string> = T & { readonly [brand]: B };
+
+/** The application's name for a person or worker: the token's `sub`. */
+export type UserId = Branded<string, "UserId">;
+/** One login of a user: the token's `sid`. */
+export type SessionId = Branded<string, "SessionId">;
+/** A reader's own name, within its session. */
+export type ReceiverId = Branded<string, "ReceiverId">;
+export type MessageId = Branded<string, "MessageId">;
+/** Names a run of sequence numbers of one mailbox; a new one means that the numbers start anew. */
+export type Epoch = Branded<string, "Epoch">;
+/** Position in a mailbox, from 1; 0 is before the first. */
+export type Seq = number;
+
+/** Who is asking, as the token or the service key says. */
+export type Identity = UserIdentity | ServiceIdentity;
+export interface UserIdentity {
+  readonly kind: "user";
+  readonly user: UserId;
+  readonly session: SessionId;
+  readonly scopes: readonly string[];
+  /** ms since the Unix epoch. */
+  readonly expiresAtMs: number;
+}
+export interface ServiceIdentity {
+  readonly kind: "service";
+  readonly name: string;
+}
+
+/** Sizes and numbers that are part of the protocol and not configurable. */
+export const PROTOCOL = {
+  subprotocol: "handover.v1.json",
+  maxFrameBytes: 1_048_576,
+  maxMessagesPerBatch: 100,
+  maxRecipients: 1_000,
+  maxDepth: 32,
+  defaultWindow: 32,
+  maxWindow: 1_000,
+  defaultPollMax: 100,
+  defaultPollWaitMs: 10_000,
+  maxPollWaitMs: 60_000,
+  defaultTtlSeconds: 7 * 24 * 3600,
+  /** How long a message with TTL 0 waits for the receivers that were live at its acceptance. */
+  ttlZeroMs: 30_000,
+} as const;
+
+const NAME = "^[A-Za-z0-9._:@-]{1,128}$";
+const closed = { additionalProperties: false } as const;
+const name = (description: string) => Type.String({ pattern: NAME, description });
+/** Text for one line: no control characters. */
+const line = (maxLength: number, description: string) =>
+  Type.String({ minLength: 1, maxLength, pattern: "^[^\\u0000-\\u001f\\u007f]+$", description });
+const seq = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
+const seqs = Type.Array(seq, { maxItems: 10_000 });
+const epoch = Type.Union([Type.String({ pattern: "^[A-Za-z0-9_-]{1,64}$" }), Type.Null()], {
+  description: "epoch of the cursor; none or null: a new receiver, from the start",
+});
+const ref = Type.Union([Type.String({ maxLength: 128 }), Type.Integer()], { description: "comes back in the answer" });
+
+const address = Type.Object(
+  {
+    user: Type.Optional(name("one user")),
+    users: Type.Optional(Type.Array(name("a user"), { minItems: 1, maxItems: PROTOCOL.maxRecipients })),
+    group: Type.Optional(name("the members of a group")),
+    session: Type.Optional(name("one session; services only")),
+  },
+  { ...closed, minProperties: 1, maxProperties: 1, description: "exactly one of user, users, group, session" },
+);
+
+const message = {
+  to: address,
+  type: line(255, "the CloudEvents type; those that begin with handover. are the server's"),
+  data: Type.Optional(Type.Unknown({ description: "any JSON value" })),
+  subject: Type.Optional(line(255, "CloudEvents subject")),
+  correlationid: Type.Optional(line(255, "ties an answer to its question")),
+  replyto: Type.Optional(line(255, "where answers go")),
+  receipt: Type.Optional(Type.Boolean({ description: "write handover.receipt into the sender's mailbox at each ending" })),
+  idempotencyKey: Type.Optional(line(255, "as the header Idempotency-Key")),
+  ttl: Type.Optional(Type.Integer({ minimum: 0, maximum: 2_147_483_647, description: "seconds; as the header TTL" })),
+  topic: Type.Optional(Type.String({ pattern: "^[A-Za-z0-9_-]{1,32}$", description: "as the header Topic (RFC 8030, section 5.4)" })),
+  urgency: Type.Optional(
+    Type.Union([Type.Literal("very-low"), Type.Literal("low"), Type.Literal("normal"), Type.Literal("high")], {
+      description: "as the header Urgency (RFC 8030, section 5.3)",
+    }),
+  ),
+};
+
+const acknowledgement = {
+  upto: Type.Optional(seq),
+  seqs: Type.Optional(seqs),
+  nack: Type.Optional(
+    Type.Array(Type.Object({ seq, retryAfter: Type.Optional(Type.Number({ minimum: 0, maximum: 86_400, description: "seconds" })) }, closed), {
+      maxItems: 1_000,
+    }),
+  ),
+  reject: Type.Optional(Type.Array(Type.Object({ seq, reason: Type.Optional(Type.String({ maxLength: 1_000 })) }, closed), { maxItems: 1_000 })),
+  hold: Type.Optional(seqs),
+};
+
+const window = Type.Integer({ minimum: 1, maximum: 1_000_000, description: `most deliveries in flight; at most ${PROTOCOL.maxWindow} are granted` });
+
+/** Schemas of everything that comes from outside, by the name used in error messages. */
+export const SCHEMAS = {
+  message: Type.Object(message, closed),
+  messages: Type.Array(Type.Object(message, closed), { minItems: 1, maxItems: PROTOCOL.maxMessagesPerBatch }),
+  poll: Type.Object(
+    {
+      receiver: name("the receiver's own id"),
+      epoch: Type.Optional(epoch),
+      cursor: Type.Optional(seq),
+      ack: Type.Optional(Type.Object(acknowledgement, closed)),
+      max: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000_000 })),
+      wait: Type.Optional(Type.Number({ minimum: 0, maximum: PROTOCOL.maxPollWaitMs / 1000, description: "seconds" })),
+    },
+    closed,
+  ),
+  ack: Type.Object({ receiver: name("the receiver's own id"), epoch, cursor: Type.Optional(seq), ...acknowledgement }, closed),
+  session: Type.Object(
+    {
+      user: name("whose session it is"),
+      ttl: Type.Optional(Type.Integer({ minimum: 1, maximum: 2_147_483_647, description: "seconds" })),
+      scope: Type.Optional(Type.String({ maxLength: 4096, description: "as in OAuth: words with spaces between" })),
+    },
+    closed,
+  ),
+  hello: Type.Object(
+    {
+      op: Type.Literal("hello"),
+      token: Type.String({ minLength: 1, maxLength: 16_384 }),
+      receiver: Type.Optional(name("the receiver's own id; none: the server makes one")),
+      epoch: Type.Optional(epoch),
+      cursor: Type.Optional(seq),
+      window: Type.Optional(window),
+    },
+    closed,
+  ),
+  sendFrame: Type.Object(
+    {
+      op: Type.Literal("send"),
+      messages: Type.Array(Type.Object({ ref, ...message }, closed), { minItems: 1, maxItems: PROTOCOL.maxMessagesPerBatch }),
+    },
+    closed,
+  ),
+  ackFrame: Type.Object({ op: Type.Literal("ack"), ref: Type.Optional(ref), epoch, ...acknowledgement }, closed),
+  authFrame: Type.Object({ op: Type.Literal("auth"), token: Type.String({ minLength: 1, maxLength: 16_384 }) }, closed),
+} as const;
+
+export type MessageRequest = Static<typeof SCHEMAS.message>;
+export type PollRequest = Static<typeof SCHEMAS.poll>;
+export type AckRequest = Static<typeof SCHEMAS.ack>;
+export type SessionRequest = Static<typeof SCHEMAS.session>;
+export type HelloFrame = Static<typeof SCHEMAS.hello>;
+export type SendFrame = Static<typeof SCHEMAS.sendFrame>;
+export type AckFrame = Static<typeof SCHEMAS.ackFrame>;
+export type AuthFrame = Static<typeof SCHEMAS.authFrame>;
+export type ClientFrame = HelloFrame | SendFrame | AckFrame | AuthFrame;
+/** The forms of acknowledgement, the same on every transport. */
+export type AckForms = Pick<AckRequest, "upto" | "seqs" | "nack" | "reject" | "hold">;
+export type Ref = Static<typeof ref>;
+
+/** One delivery, written once for all receivers of the mailbox: `text` is `{"seq":…,"deliveryCount":…,"event":{…}}`. */
+export interface Delivery {
+  readonly seq: Seq;
+  readonly text: string;
+}
+
+/** Frames that the server sends. On long polling and SSE the same content goes out in that transport's form. */
+export type ServerFrame =
+  | { readonly op: "ready"; readonly receiver: ReceiverId; readonly epoch: Epoch; readonly head: Seq }
+  | { readonly op: "deliver"; readonly deliveries: readonly Delivery[] }
+  | { readonly op: "settled"; readonly seqs: readonly Seq[] }
+  | { readonly op: "gap"; readonly from: Seq; readonly to: Seq; readonly reason: string }
+  | { readonly op: "drain"; readonly delay: number };
+
+/** What a `send` is answered with, per message. */
+export type SendResult =
+  | {
+      readonly status: 201;
+      readonly id: MessageId;
+      readonly time: string;
+      readonly ttl: number;
+      readonly recipients: readonly UserId[];
+      readonly refused?: readonly UserId[];
+    }
+  | Problem;
+
+const validators = new Map<TSchema, Validator>();
+
+/**
+ * Checks a value that came from outside.
+ * @param what  how the error names it, e.g. `The poll`
+ * @throws HandoverError bad-request, naming the place and what is expected there
+ */
+export function parse<S extends TSchema>(schema: S, value: unknown, what: string): Static<S> {
+  let validator = validators.get(schema);
+  if (!validator) {
+    validator = Compile(schema);
+    validators.set(schema, validator);
+  }
+  if (validator.Check(value)) return value as Static<S>;
+  throw new HandoverError("bad-request", `${what} ${explain(validator, value)}.`);
+}
+
+function explain(validator: Validator, value: unknown): string {
+  const errors = [...validator.Errors(value)];
+  const unknownFields = errors.find((error) => error.keyword === "additionalProperties");
+  const error = unknownFields ?? errors[0];
+  if (!error) return "is not valid";
+  const place = error.instancePath === "" ? "" : ` (at ${error.instancePath})`;
+  const params = error.params as { additionalProperties?: string[]; requiredProperties?: string[]; pattern?: string };
+  if (unknownFields && params.additionalProperties)
+    return `has unknown fields: ${params.additionalProperties.slice(0, 5).join(", ").slice(0, 200)}${place}`;
+  if (params.requiredProperties) return `lacks ${params.requiredProperties.join(", ")}${place}`;
+  if (params.pattern === NAME) return `needs 1 to 128 of A-Z a-z 0-9 . _ : @ -${place}`;
+  return `${error.message}${place}`;
+}
+
+/**
+ * Parses JSON text whose every value can be stored and given again as it is.
+ * Refused, besides what is not JSON: a UTF-8 fault, nesting deeper than 32 levels below `data`, lone surrogates, numbers that a double cannot
+ * hold, a `__proto__` key.
+ * @param text  as received
+ * @throws HandoverError bad-request
+ */
+export function parseJson(text: string, what: string): unknown {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new HandoverError("bad-request", `${what} is not JSON: ${(cause as Error).message}.`, { cause });
+  }
+  return value;
+}
+
+/**
+ * Checks that a value, as `JSON.parse` made it, arrives equal after it was written and parsed again; PROTOCOL.md, "Names and units".
+ * @returns the JSON text; a negative zero is kept
+ * @throws HandoverError bad-request
+ */
+export function writeData(value: unknown): string {
+  let hasNegativeZero = false;
+  // An own stack: a body of 1 MiB can nest 500,000 levels, which recursion would not survive.
+  const stack: { value: unknown; depth: number }[] = [{ value, depth: 0 }];
+  for (let item = stack.pop(); item; item = stack.pop()) {
+    const current = item.value;
+    if (typeof current === "string") {
+      if (!current.isWellFormed()) throw refusedData("a lone surrogate, which is not text");
+    } else if (typeof current === "number") {
+      if (!Number.isFinite(current)) throw refusedData("a number that does not fit a double");
+      if (Object.is(current, -0)) hasNegativeZero = true;
+    } else if (typeof current === "object" && current !== null) {
+      if (item.depth >= PROTOCOL.maxDepth) throw refusedData(`more than ${PROTOCOL.maxDepth} levels`);
+      const depth = item.depth + 1;
+      if (Array.isArray(current)) {
+        for (const element of current) stack.push({ value: element, depth });
+      } else {
+        for (const key of Object.keys(current)) {
+          if (key === "__proto__") throw refusedData("a key named __proto__");
+          if (!key.isWellFormed()) throw refusedData("a lone surrogate, which is not text");
+          stack.push({ value: (current as Record<string, unknown>)[key], depth });
+        }
+      }
+    }
+  }
+  if (!hasNegativeZero) return JSON.stringify(value);
+  return JSON.stringify(value, (_key, each: unknown) => (Object.is(each, -0) ? rawJson("-0") : each));
+}
+
+// In V8 since 12 (Node 22); the types of ES2024 do not have it yet.
+const rawJson = (JSON as unknown as { rawJSON(text: string): unknown }).rawJSON;
+
+function refusedData(what: string): HandoverError {
+  return new HandoverError("bad-request", `data holds ${what}; it could not be handed over unchanged.`);
+}
+
+/** Writes a delivery from the event's JSON text, without parsing that text. */
+export function writeDelivery(entry: { readonly seq: Seq; readonly deliveryCount: number; readonly event: string }): Delivery {
+  return { seq: entry.seq, text: `{"seq":${entry.seq},"deliveryCount":${entry.deliveryCount},"event":${entry.event}}` };
+}
+
+/** Writes the JSON array of deliveries that poll answers and `deliver` frames carry. */
+export function writeDeliveries(deliveries: readonly Delivery[]): string {
+  return `[${deliveries.map((delivery) => delivery.text).join(",")}]`;
+}
+
+/** Writes a server frame as WebSocket text. */
+export function writeFrame(frame: ServerFrame): string {
+  if (frame.op === "deliver") return `{"op":"deliver","deliveries":${writeDeliveries(frame.deliveries)}}`;
+  return JSON.stringify(frame);
+}
