@@ -44,8 +44,12 @@ export interface Addressed {
   readonly acceptedAtMs: number;
   /** End of its time to live, ms since the Unix epoch. At or before `acceptedAtMs`: it is stored as `expired` and delivered to nobody. */
   readonly expiresAtMs: number;
+  /** The granted time to live in seconds, for the answer. */
+  readonly ttl: number;
   /** At least one; no user twice. */
   readonly recipients: readonly Recipient[];
+  /** What {@link Accepted.ttl} shall say, where the two times do not say it (TTL 0 waits `PROTOCOL.ttlZeroMs`). */
+  readonly ttlSeconds?: number;
   /** RFC 8030's Topic; only where `supports.topic`. */
   readonly topic?: string;
   /** Key and hash of the content; kept for 24 h in the same commit as the message, per source. */
@@ -167,6 +171,9 @@ export interface Attachment {
 /** Told once, when the store can no longer be trusted (a failed or hanging commit). The process must stop; nothing was lost. */
 export type EngineFailed = (cause: HandoverError) => void;
 
+/** Deliveries (a message for one recipient) since the store was made: `accepted` is the sum of all the others. */
+export type Totals = Readonly<Record<"accepted" | "unsettled" | Ending, number>>;
+
 export interface Engine {
   readonly name: string;
   readonly supports: EngineSupports;
@@ -185,6 +192,8 @@ export interface Engine {
   find(id: MessageId): Promise<MessageState | undefined>;
   /** Takes a message back from those who have not settled it. Only where `supports.takeBack`. @returns how many that were */
   evict(id: MessageId): Promise<number>;
+  /** The exact accounting of promise 2: what was accepted, how it ended, and what has not. Each number is as durable as the change it counts. */
+  totals(): Promise<Totals>;
   /** Commits what was asked, then closes. Later calls are refused with store-unavailable. */
   close(): Promise<void>;
 }

@@ -3,8 +3,9 @@
  * {@link Gateway}; it knows nothing else of the core, and the core knows nothing of sockets.
  * @module
  */
+import type { Accepted } from "./engine.ts";
 import type { HandoverError } from "./errors.ts";
-import type { AckForms, Epoch, Identity, MessageRequest, ReceiverId, SendResult, Seq, ServerFrame, UserIdentity } from "./protocol.ts";
+import type { AckForms, Epoch, Identity, ReceiverId, Seq, ServerFrame, UserIdentity } from "./protocol.ts";
 
 /** One live way to reach one receiver: a connection, or one held poll. */
 export interface Link {
@@ -34,7 +35,8 @@ export interface Resume {
 export interface Channel {
   readonly receiver: ReceiverId;
   readonly epoch: Epoch;
-  readonly head: Seq;
+  /** The last number given in this mailbox. */
+  head(): Seq;
   /** Whether epoch and cursor were taken up. If not, everything unsettled comes again. */
   readonly resumed: boolean;
   /** How far this receiver has been handed its mailbox: what a client may use as its next cursor. */
@@ -75,6 +77,9 @@ export interface Gateway {
    * @throws HandoverError store-unavailable (nothing was settled)
    */
   acknowledge(identity: UserIdentity, acknowledgement: Acknowledgement): Promise<number>;
-  /** Sends one message. Never throws: what goes wrong is the result. Calls made in one turn share a commit, never a fate. */
-  send(identity: Identity, message: MessageRequest): Promise<SendResult>;
+  /**
+   * Sends one message. Never throws: what goes wrong, bad input too, is the result. Calls made in one turn share a commit, never a fate.
+   * @param message  as received: it is validated here
+   */
+  send(identity: Identity, message: unknown): Promise<Accepted | HandoverError>;
 }

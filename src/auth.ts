@@ -1,0 +1,195 @@
+/**
+ * Who is asking: tokens and service keys in, {@link Identity} out. The only place that knows what a scope allows.
+ * @module
+ */
+import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
+import { errors, jwtVerify, SignJWT } from "jose";
+import { HandoverError } from "./errors.ts";
+import type { Identity, SessionId, UserId, UserIdentity } from "./protocol.ts";
+
+const NAME = /^[A-Za-z0-9._:@-]{1,128}$/;
+/** What a token without a `scope` claim may do: read its own mailbox and send to any user (PROTOCOL.md, "Identity"). */
+const DEFAULT_SCOPES: readonly string[] = ["receive", "send:user:*"];
+/** Bound of the cache of verified tokens; a signature costs about 0.1 ms to check, a look-up nothing. */
+const MAX_CACHED_TOKENS = 10_000;
+
+export interface ServiceKey {
+  readonly name: string;
+  readonly key: string;
+}
+
+export interface AuthenticatorOptions {
+  /** Shared secret of HS256 tokens, at least 32 bytes. */
+  readonly tokenSecret: string;
+  /** Expected `aud` claim. */
+  readonly audience: string;
+  readonly serviceKeys: readonly ServiceKey[];
+  readonly now?: () => number;
+}
+
+/** A session as the backend gets it. */
+export interface NewSession {
+  readonly session: SessionId;
+  readonly token: string;
+  /** RFC 3339. */
+  readonly expires: string;
+}
+
+/** Reads the service keys of a setting: one key, or several `name:key` by commas; one without a name is `backend`. */
+export function parseServiceKeys(setting: string): ServiceKey[] {
+  return setting
+    .split(",")
+    .map((part) => part.trim())
+    .filter((part) => part !== "")
+    .map((part) => {
+      const [, name, key] = /^([A-Za-z0-9._@-]{1,64}):(.+)$/.exec(part) ?? [undefined, "backend", part];
+      return { name: name ?? "backend", key: key ?? part };
+    });
+}
+
+/** Verifies tokens and service keys, and signs the tokens of new sessions. */
+export class Authenticator {
+  readonly #secret: Uint8Array;
+  readonly #audience: string;
+  readonly #serviceKeys: readonly { readonly name: string; readonly digest: Buffer }[];
+  readonly #now: () => number;
+  readonly #verified = new Map<string, UserIdentity>();
+
+  constructor(options: AuthenticatorOptions) {
+    this.#secret = new TextEncoder().encode(options.tokenSecret);
+    this.#audience = options.audience;
+    this.#serviceKeys = options.serviceKeys.map(({ name, key }) => ({ name, digest: sha256(key) }));
+    this.#now = options.now ?? Date.now;
+  }
+
+  /**
+   * Says who holds this credential.
+   * @param credential  a token or a service key, without `Bearer`
+   * @throws HandoverError token-invalid | token-expired
+   * @see RFC 7519; RFC 8725, sections 3.1 and 3.9: the algorithm and the audience are fixed here, never taken from the token
+   */
+  async authenticate(credential: string | undefined): Promise<Identity> {
+    if (!credential) throw new HandoverError("token-invalid", "There is no token. Send `Authorization: Bearer <token>`.");
+    const cached = this.#verified.get(credential);
+    if (cached) return requireUnexpired(cached, this.#now());
+    const service = this.#service(credential);
+    if (service) return service;
+    const identity = requireUnexpired(await this.#verify(credential), this.#now());
+    if (this.#verified.size >= MAX_CACHED_TOKENS) {
+      const oldest = this.#verified.keys().next();
+      if (!oldest.done) this.#verified.delete(oldest.value);
+    }
+    this.#verified.set(credential, identity);
+    return identity;
+  }
+
+  /**
+   * Makes a session: a new `sid` and a token signed for it.
+   * @param ttlSeconds  life of the token
+   * @param scope  as in OAuth, words with spaces between; none: receive, and send to any user
+   */
+  async createSession(user: UserId, ttlSeconds: number, scope?: string): Promise<NewSession> {
+    const session = randomBytes(18).toString("base64url") as SessionId;
+    return { session, ...(await this.signToken(user, session, ttlSeconds, scope)) };
+  }
+
+  /** Signs a token for an existing session. */
+  async signToken(user: UserId, session: SessionId, ttlSeconds: number, scope?: string): Promise<{ token: string; expires: string }> {
+    const issuedAt = Math.floor(this.#now() / 1000);
+    const expires = issuedAt + ttlSeconds;
+    const token = await new SignJWT({ sid: session, ...(scope === undefined ? {} : { scope }) })
+      .setProtectedHeader({ alg: "HS256", typ: "JWT" })
+      .setSubject(user)
+      .setAudience(this.#audience)
+      .setIssuedAt(issuedAt)
+      .setExpirationTime(expires)
+      .sign(this.#secret);
+    return { token, expires: new Date(expires * 1000).toISOString() };
+  }
+
+  #service(credential: string): Identity | undefined {
+    const digest = sha256(credential);
+    let found: Identity | undefined;
+    // Every key is compared, in constant time: how long it takes says nothing about which one came close.
+    for (const key of this.#serviceKeys) if (timingSafeEqual(digest, key.digest)) found = { kind: "service", name: key.name };
+    return found;
+  }
+
+  async #verify(token: string): Promise<UserIdentity> {
+    try {
+      const { payload } = await jwtVerify(token, this.#secret, {
+        algorithms: ["HS256"],
+        audience: this.#audience,
+        requiredClaims: ["sub", "sid", "exp"],
+        currentDate: new Date(this.#now()),
+      });
+      const { sub, sid, exp, scope } = payload;
+      if (typeof sub !== "string" || !NAME.test(sub)) throw new HandoverError("token-invalid", "The token's sub is not a user id of the protocol.");
+      if (typeof sid !== "string" || !NAME.test(sid))
+        throw new HandoverError("token-invalid", "The token's sid is not a session id of the protocol.");
+      if (typeof exp !== "number" || !Number.isSafeInteger(Math.trunc(exp * 1000))) {
+        throw new HandoverError("token-invalid", "The token's exp is not a time.");
+      }
+      if (scope !== undefined && typeof scope !== "string") throw new HandoverError("token-invalid", "The token's scope is not a string.");
+      return {
+        kind: "user",
+        user: sub as UserId,
+        session: sid as SessionId,
+        scopes: scope === undefined ? DEFAULT_SCOPES : scope.split(" ").filter((word) => word !== ""),
+        expiresAtMs: exp * 1000,
+      };
+    } catch (thrown) {
+      if (thrown instanceof HandoverError) throw thrown;
+      if (thrown instanceof errors.JWTExpired) {
+        throw new HandoverError("token-expired", "The token has expired. Ask the backend for a new one.", { cause: thrown });
+      }
+      throw new HandoverError("token-invalid", "The token is not valid here: not signed with this server's secret, or not made for it.", {
+        cause: thrown,
+      });
+    }
+  }
+}
+
+/** What a token allows ends with it, on a live connection too. @throws HandoverError token-expired */
+export function requireUnexpired<I extends Identity>(identity: I, nowMs: number): I {
+  if (identity.kind === "user" && identity.expiresAtMs <= nowMs) {
+    throw new HandoverError("token-expired", "The token has expired. Ask the backend for a new one.");
+  }
+  return identity;
+}
+
+/** @throws HandoverError forbidden, when this identity has no mailbox to read or may not read it */
+export function requireReceiver(identity: Identity): UserIdentity {
+  if (identity.kind === "service")
+    throw new HandoverError("forbidden", "A service key has no mailbox; make a session (POST /v1/sessions) and use its token.");
+  if (!identity.scopes.includes("receive")) throw new HandoverError("forbidden", "The token's scope does not include receive.");
+  return identity;
+}
+
+/** @throws HandoverError forbidden, when this identity may not send to that user */
+export function requireSender(identity: Identity, to: UserId): void {
+  if (identity.kind === "service") return;
+  if (identity.scopes.includes("send:user:*") || identity.scopes.includes(`send:user:${to}`)) return;
+  throw new HandoverError("forbidden", "The token's scope does not allow sending to this user.");
+}
+
+/** @throws HandoverError forbidden, when this identity may not send this type: what begins with `handover.` is the server's */
+export function requireType(identity: Identity, type: string): void {
+  if (!type.startsWith("handover.")) return;
+  if (type === "handover.notification" && (identity.kind === "service" || identity.scopes.includes("notify"))) return;
+  throw new HandoverError("forbidden", "Types that begin with handover. are the server's; handover.notification needs the scope notify.");
+}
+
+/** @throws HandoverError forbidden, when this is not a service key */
+export function requireService(identity: Identity): void {
+  if (identity.kind !== "service") throw new HandoverError("forbidden", "This needs a service key; a user's token does not do.");
+}
+
+/** The CloudEvents `source` of what this identity sends. */
+export function sourceOf(identity: Identity): string {
+  return identity.kind === "user" ? `/users/${identity.user}` : `/services/${identity.name}`;
+}
+
+function sha256(text: string): Buffer {
+  return createHash("sha256").update(text).digest();
+}

@@ -1,0 +1,331 @@
+/**
+ * The routes. Each validates what comes in, asks the hub, and writes the answer; every error is a problem document (RFC 9457).
+ * @module
+ */
+import { isUtf8 } from "node:buffer";
+import { createServer, type IncomingMessage, STATUS_CODES } from "node:http";
+import type { Duplex } from "node:stream";
+import cors from "@fastify/cors";
+import fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
+import { type Authenticator, requireService } from "./auth.ts";
+import { asHandoverError, HandoverError } from "./errors.ts";
+import type { Hub } from "./hub.ts";
+import { type Identity, type MessageId, PROTOCOL, parse, parseJson, type ReceiverId, SCHEMAS, type UserId } from "./protocol.ts";
+import { holdPoll } from "./transports/poll.ts";
+import type { WebSocketTransport } from "./transports/websocket.ts";
+
+const MAX_HEADERS = 100;
+const MAX_SESSION_SECONDS = 31_536_000;
+
+export interface HttpOptions {
+  readonly hub: Hub;
+  readonly authenticator: Authenticator;
+  readonly webSocket: WebSocketTransport;
+  /** Whether the store takes mail: the answer of `/readyz`. */
+  readonly isReady: () => boolean;
+  /** Exact origins whose pages may use this server; empty: same origin only. */
+  readonly origins: readonly string[];
+  /** Names that `Host` may have; empty: any. Development mode names loopback only, so that no other site's name can be pointed here. */
+  readonly hosts: readonly string[];
+  readonly sessionTtlMs: number;
+  readonly maxConnections: number;
+  readonly log: FastifyBaseLogger;
+}
+
+/** Makes the HTTP server, not yet listening. */
+export async function httpServer(options: HttpOptions): Promise<FastifyInstance> {
+  const app = fastify({
+    loggerInstance: options.log,
+    disableRequestLogging: true,
+    bodyLimit: PROTOCOL.maxFrameBytes,
+    // Connections that idle between requests are closed at once when the server stops; drain has let go of the others by then.
+    forceCloseConnections: "idle",
+    return503OnClosing: false,
+    clientErrorHandler: badHttp,
+    serverFactory(handler) {
+      // Fastify's own options would leave slow requests without a limit; Node's are set here, and checked every second.
+      const server = createServer(
+        {
+          headersTimeout: 10_000,
+          requestTimeout: 20_000,
+          keepAliveTimeout: 15_000,
+          connectionsCheckingInterval: 1_000,
+          maxHeaderSize: 8_192,
+          requireHostHeader: true,
+          joinDuplicateHeaders: false,
+        },
+        handler,
+      );
+      // One more than is allowed, so that too many are seen and refused, not silently cut.
+      server.maxHeadersCount = MAX_HEADERS + 1;
+      server.maxConnections = options.maxConnections;
+      server.on("upgrade", (request, socket, head) => upgrade(options, request, socket, head));
+      return server;
+    },
+  });
+
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser("application/json", { parseAs: "buffer" }, (_request, body, done) => {
+    try {
+      done(null, parseBody(body as Buffer));
+    } catch (thrown) {
+      done(asHandoverError(thrown));
+    }
+  });
+  if (options.origins.length > 0) {
+    await app.register(cors, {
+      origin: [...options.origins],
+      methods: ["GET", "POST", "DELETE"],
+      allowedHeaders: ["Authorization", "Content-Type", "Idempotency-Key", "TTL", "Topic", "Urgency"],
+      exposedHeaders: ["Location", "Retry-After"],
+      maxAge: 7_200,
+    });
+  }
+  app.addHook("onRequest", async (request, reply) => {
+    checkRequest(options, request.raw);
+    reply.header("X-Content-Type-Options", "nosniff").header("Cache-Control", "no-store");
+  });
+  app.setErrorHandler((thrown, _request, reply) => {
+    const error = fromFastify(thrown);
+    if (error.status === 500) app.log.error({ err: error.cause ?? error }, "a request failed inside the server");
+    return sendProblem(reply, error);
+  });
+  app.setNotFoundHandler((request, reply) =>
+    sendProblem(
+      reply,
+      new HandoverError(
+        "unknown",
+        `${request.method} ${request.url.split("?", 1)[0]?.slice(0, 200)} is not an address of this server; PROTOCOL.md lists them.`,
+      ),
+    ),
+  );
+
+  healthRoutes(app, options);
+  messageRoutes(app, options);
+  receivingRoutes(app, options);
+  sessionRoutes(app, options);
+  return app;
+}
+
+function healthRoutes(app: FastifyInstance, { hub, isReady }: HttpOptions): void {
+  app.get("/livez", async () => ({ status: "live" }));
+  app.get("/readyz", async () => {
+    if (hub.isDraining) throw new HandoverError("draining", "The server is about to stop.");
+    if (!isReady()) throw new HandoverError("store-unavailable", "The store does not take messages; the log says why.");
+    return { status: "ready" };
+  });
+}
+
+function messageRoutes(app: FastifyInstance, { hub, authenticator }: HttpOptions): void {
+  app.post("/v1/messages", async (request, reply) => {
+    const identity = await identify(authenticator, request);
+    if (Array.isArray(request.body)) {
+      const messages = parse(SCHEMAS.messages, request.body, "The array of messages");
+      const results = await hub.sendAll(identity, withHeaders(request, messages));
+      const refused = results.find((result) => result instanceof HandoverError);
+      if (!refused) return sendJson(reply.code(201), results);
+      // All or none: the first refusal is the answer's, and the results say which message it was.
+      return sendProblem(reply, refused, { results: results.map((result) => (result instanceof HandoverError ? result.problem() : result)) });
+    }
+    const [message] = withHeaders(request, [request.body]);
+    const result = await hub.send(identity, message);
+    if (result instanceof HandoverError) throw result;
+    return sendJson(reply.code(201).header("Location", `/v1/messages/${result.id}`), result);
+  });
+
+  app.get<{ Params: { id: string } }>("/v1/messages/:id", async (request, reply) => {
+    const identity = await identify(authenticator, request);
+    const id = request.params.id as MessageId;
+    const state = await hub.state(identity, id);
+    const recipients = state.recipients.map(({ user, state: word, endedAtMs }) => ({
+      user,
+      state: word,
+      ...(endedAtMs === undefined ? {} : { endedAt: new Date(endedAtMs).toISOString() }),
+    }));
+    return sendJson(reply, { id, recipients });
+  });
+
+  app.delete<{ Params: { id: string } }>("/v1/messages/:id", async (request, reply) => {
+    const identity = await identify(authenticator, request);
+    const evicted = await hub.takeBack(identity, request.params.id as MessageId);
+    return sendJson(reply, { evicted });
+  });
+}
+
+function receivingRoutes(app: FastifyInstance, { hub, authenticator }: HttpOptions): void {
+  app.post("/v1/poll", async (request, reply) => {
+    const identity = hub.requireReceiver(await identify(authenticator, request));
+    const poll = holdPoll(hub, identity, parse(SCHEMAS.poll, request.body, "The poll"));
+    reply.raw.once("close", poll.abandon);
+    const answer = await poll.answer;
+    return answer === undefined ? reply.code(204).send() : reply.type("application/json; charset=utf-8").send(answer);
+  });
+
+  app.post("/v1/ack", async (request, reply) => {
+    const identity = hub.requireReceiver(await identify(authenticator, request));
+    const { receiver, epoch, cursor, ...forms } = parse(SCHEMAS.ack, request.body, "The acknowledgement");
+    const acked = await hub.acknowledge(identity, { ...forms, receiver: receiver as ReceiverId, epoch: epoch ?? undefined, cursor: cursor ?? 0 });
+    return sendJson(reply, { acked });
+  });
+}
+
+function sessionRoutes(app: FastifyInstance, { authenticator, sessionTtlMs }: HttpOptions): void {
+  app.post("/v1/sessions", async (request, reply) => {
+    requireService(await identify(authenticator, request));
+    const { user, ttl, scope } = parse(SCHEMAS.session, request.body, "The session");
+    if (ttl !== undefined && ttl > MAX_SESSION_SECONDS) {
+      throw new HandoverError("invalid", `A session's token lives at most ${MAX_SESSION_SECONDS} seconds; ask for less.`);
+    }
+    const session = await authenticator.createSession(user as UserId, ttl ?? Math.ceil(sessionTtlMs / 1000), scope);
+    return sendJson(reply.code(201), session);
+  });
+}
+
+/** Who is asking. @throws HandoverError token-invalid | token-expired */
+function identify(authenticator: Authenticator, request: FastifyRequest): Promise<Identity> {
+  const header = request.headers.authorization;
+  const [, credential] = /^Bearer +(\S+) *$/i.exec(header ?? "") ?? [];
+  return authenticator.authenticate(credential);
+}
+
+/** Headers of RFC 8030 and of the Idempotency-Key draft stand for fields of the body; both and different is refused. */
+function withHeaders(request: FastifyRequest, messages: readonly unknown[]): unknown[] {
+  const fields: Record<string, unknown> = {};
+  const header = (name: string) => {
+    const value = request.headers[name];
+    return typeof value === "string" ? value : undefined;
+  };
+  const key = header("idempotency-key");
+  // The draft makes it a structured string: the quotes are not part of it.
+  if (key !== undefined) fields.idempotencyKey = /^"(.*)"$/.exec(key)?.[1] ?? key;
+  const ttl = header("ttl");
+  if (ttl !== undefined) {
+    if (!/^\d+$/.test(ttl)) throw new HandoverError("bad-request", "The header TTL is a whole number of seconds.");
+    // More than the field takes means as long as this server grants.
+    fields.ttl = Math.min(Number(ttl), 2_147_483_647);
+  }
+  const topic = header("topic");
+  if (topic !== undefined) fields.topic = topic;
+  const urgency = header("urgency");
+  if (urgency !== undefined) fields.urgency = urgency;
+  if (fields.idempotencyKey !== undefined && messages.length > 1) {
+    throw new HandoverError("bad-request", "With an array, each message has its own field idempotencyKey; the header would name them all the same.");
+  }
+  return messages.map((message) => {
+    if (typeof message !== "object" || message === null) return message;
+    for (const [field, value] of Object.entries(fields)) {
+      const inBody = (message as Record<string, unknown>)[field];
+      if (inBody !== undefined && inBody !== value) {
+        throw new HandoverError("bad-request", `The header and the field say different things for ${field}; send one of them.`);
+      }
+    }
+    return { ...message, ...fields };
+  });
+}
+
+/** @throws HandoverError bad-request */
+function parseBody(body: Buffer): unknown {
+  if (!isUtf8(body)) throw new HandoverError("bad-request", "The body is not UTF-8.");
+  return parseJson(body.toString(), "The body");
+}
+
+/** What every request must be, upgrades included. @throws HandoverError bad-request | headers-too-large | unsupported-media | forbidden */
+function checkRequest({ hosts }: HttpOptions, request: IncomingMessage): void {
+  const { rawHeaders, headers } = request;
+  if (rawHeaders.length / 2 > MAX_HEADERS) throw new HandoverError("headers-too-large", `At most ${MAX_HEADERS} headers are accepted.`);
+  let hostHeaders = 0;
+  for (let index = 0; index < rawHeaders.length; index += 2) if (rawHeaders[index]?.toLowerCase() === "host") hostHeaders++;
+  // RFC 9112, section 3.2.
+  if (hostHeaders !== 1 || !/^[A-Za-z0-9._~-]+(:\d{1,5})?$|^\[[0-9A-Fa-f:.]+\](:\d{1,5})?$/.test(headers.host ?? "")) {
+    throw new HandoverError("bad-request", "A request has exactly one Host header, with a name or an address.");
+  }
+  const hostName = (headers.host ?? "").replace(/:\d+$/, "").toLowerCase();
+  if (hosts.length > 0 && !hosts.includes(hostName)) {
+    throw new HandoverError("forbidden", `This server is in development mode and answers to ${hosts.join(", ")} only.`);
+  }
+  const encoding = headers["content-encoding"];
+  if (encoding !== undefined && encoding !== "identity")
+    throw new HandoverError("unsupported-media", "Bodies are not decompressed; send plain JSON.");
+}
+
+/** Whether a page of this origin may use the server. A request without `Origin` is not a page's; it needs a token like any other. */
+function isAllowedOrigin({ origins }: HttpOptions, request: IncomingMessage): boolean {
+  const { origin, host } = request.headers;
+  if (origin === undefined) return true;
+  if (origins.length > 0) return origins.includes(origin);
+  return origin === `http://${host}` || origin === `https://${host}`;
+}
+
+function upgrade(options: HttpOptions, request: IncomingMessage, socket: Duplex, head: Buffer): void {
+  // Until ws has taken over, nobody listens: a peer that goes away now must not end the process.
+  const onError = () => socket.destroy();
+  socket.on("error", onError);
+  try {
+    checkRequest(options, request);
+    if (request.url?.split("?", 1)[0] !== "/v1/ws") throw new HandoverError("unknown", "WebSocket lives at /v1/ws.");
+    if (!isAllowedOrigin(options, request)) {
+      throw new HandoverError("forbidden", "Pages of this origin may not connect here; HANDOVER_ORIGINS lists those that may.");
+    }
+    if (options.hub.isDraining) throw new HandoverError("draining", "The server is about to stop.");
+    const protocols = (request.headers["sec-websocket-protocol"] ?? "").split(",").map((name) => name.trim());
+    if (!protocols.includes(PROTOCOL.subprotocol)) {
+      throw new HandoverError("bad-request", `The WebSocket subprotocol is ${PROTOCOL.subprotocol}; the request must offer it.`);
+    }
+    socket.off("error", onError);
+    options.webSocket.upgrade(request, socket, head);
+  } catch (thrown) {
+    endSocket(socket, asHandoverError(thrown));
+  }
+}
+
+/** HTTP that is not HTTP: answered with a problem document and closed. */
+function badHttp(this: FastifyInstance, error: Error & { code?: string }, socket: Duplex): void {
+  if (error.code === "ECONNRESET" || !socket.writable) {
+    socket.destroy();
+  } else if (error.code === "HPE_HEADER_OVERFLOW") {
+    endSocket(socket, new HandoverError("headers-too-large", "The headers are larger than 8 KiB."));
+  } else if (error.code === "ERR_HTTP_REQUEST_TIMEOUT") {
+    endSocket(socket, new HandoverError("timeout", "The request did not arrive in time: headers within 10 seconds, all of it within 20."));
+  } else {
+    endSocket(socket, new HandoverError("bad-request", "This is not an HTTP/1.1 request."));
+  }
+}
+
+function endSocket(socket: Duplex, error: HandoverError): void {
+  const body = JSON.stringify(error.problem());
+  const status = error.code === "timeout" ? 408 : error.status;
+  socket.end(
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nConnection: close\r\nContent-Type: application/problem+json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+    () => socket.destroy(),
+  );
+}
+
+/** Fastify's own refusals in our words. */
+function fromFastify(thrown: unknown): HandoverError {
+  const code = thrown instanceof Error && "code" in thrown ? thrown.code : undefined;
+  switch (code) {
+    case "FST_ERR_CTP_BODY_TOO_LARGE":
+      return new HandoverError("too-large", `A request body has at most ${PROTOCOL.maxFrameBytes} bytes.`, { cause: thrown });
+    case "FST_ERR_CTP_INVALID_MEDIA_TYPE":
+      return new HandoverError("unsupported-media", "Send the body as application/json.", { cause: thrown });
+    case "FST_ERR_CTP_EMPTY_JSON_BODY":
+    case "FST_ERR_CTP_INVALID_JSON_BODY":
+    case "FST_ERR_CTP_INVALID_CONTENT_LENGTH":
+    case "FST_ERR_BAD_URL":
+    case "FST_ERR_MAX_PARAM_LENGTH":
+      return new HandoverError("bad-request", "The request is not what HTTP or JSON allows.", { cause: thrown });
+    default:
+      return asHandoverError(thrown);
+  }
+}
+
+function sendProblem(reply: FastifyReply, error: HandoverError, more: object = {}): FastifyReply {
+  reply.code(error.status).type("application/problem+json");
+  if (error.status === 401) reply.header("WWW-Authenticate", "Bearer");
+  if (error.retryAfterMs !== undefined) reply.header("Retry-After", Math.ceil(error.retryAfterMs / 1000));
+  return reply.send(JSON.stringify({ ...error.problem(), ...more }));
+}
+
+function sendJson(reply: FastifyReply, value: unknown): FastifyReply {
+  return reply.type("application/json; charset=utf-8").send(JSON.stringify(value));
+}

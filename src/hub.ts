@@ -1,0 +1,247 @@
+/**
+ * The core: takes messages, gives them to the engine; takes links, gives them their mail. All of it in three legs:
+ *
+ *     store     send → engine.append ──(durable)──▶ 201
+ *     deliver   engine → mailbox.deliver → receiver → link.send
+ *     ack       acknowledge → mailbox → attachment.settle ──(durable)──▶ gone
+ * @module
+ */
+import { randomUUID } from "node:crypto";
+import { requireReceiver, requireUnexpired, sourceOf } from "./auth.ts";
+import type { Accepted, Addressed, Appended, Engine, MessageState, Recipient } from "./engine.ts";
+import { asHandoverError, HandoverError } from "./errors.ts";
+import { Mailbox } from "./mailbox.ts";
+import { type AcceptanceRules, prepareMessage } from "./message.ts";
+import { type Identity, type MessageId, parse, type ReceiverId, SCHEMAS, type SessionId, type UserId, type UserIdentity } from "./protocol.ts";
+import type { Receiver } from "./receiver.ts";
+import type { Acknowledgement, Channel, Gateway, Link, Resume } from "./transport.ts";
+
+/** How often receivers that went away are looked at. */
+const HOUSEKEEPING_MS = 5_000;
+
+export interface HubOptions {
+  readonly engine: Engine;
+  /** @throws HandoverError token-invalid | token-expired */
+  readonly authenticate: (credential: string | undefined) => Promise<Identity>;
+  readonly maxMessageBytes: number;
+  readonly maxTtlSeconds: number;
+  /** Most receivers of one user with a connection or poll at the same time. */
+  readonly maxReceiversPerUser: number;
+  /** What went wrong inside, for the log. */
+  readonly onError?: (error: HandoverError) => void;
+  readonly now?: () => number;
+}
+
+export class Hub implements Gateway {
+  readonly authenticate: (credential: string | undefined) => Promise<Identity>;
+  readonly requireReceiver = requireReceiver;
+  readonly #engine: Engine;
+  readonly #options: HubOptions;
+  readonly #now: () => number;
+  readonly #rules: AcceptanceRules;
+  readonly #mailboxes = new Map<UserId, Promise<Mailbox>>();
+  /** The same mailboxes, once they are attached: for what cannot wait. */
+  readonly #attached = new Map<UserId, Mailbox>();
+  readonly #housekeeping: NodeJS.Timeout;
+  #isDraining = false;
+
+  constructor(options: HubOptions) {
+    this.#options = options;
+    this.#engine = options.engine;
+    this.authenticate = options.authenticate;
+    this.#now = options.now ?? Date.now;
+    this.#rules = {
+      maxMessageBytes: options.maxMessageBytes,
+      maxTtlSeconds: options.maxTtlSeconds,
+      supports: options.engine.supports,
+      now: this.#now,
+      isLive: ({ user, session }: Recipient) => this.#attached.get(user)?.isLive(session, this.#now()) ?? false,
+    };
+    this.#housekeeping = setInterval(() => this.#forgetAbsent(), HOUSEKEEPING_MS);
+    this.#housekeeping.unref();
+  }
+
+  get isDraining(): boolean {
+    return this.#isDraining;
+  }
+
+  async send(identity: Identity, request: unknown): Promise<Accepted | HandoverError> {
+    const [result] = await this.sendAll(identity, [request]);
+    return result ?? new HandoverError("internal", "The message got no answer.");
+  }
+
+  /**
+   * Sends messages in one commit, all or none. Never throws: what goes wrong is in the results.
+   * @param requests  as received: they are validated here
+   * @returns one result per message, in order; if one is an error, none was stored
+   */
+  async sendAll(identity: Identity, requests: readonly unknown[]): Promise<readonly (Accepted | HandoverError)[]> {
+    try {
+      if (this.#isDraining) throw draining();
+      requireUnexpired(identity, this.#now());
+      const prepared = requests.map((request): Addressed | HandoverError => {
+        try {
+          return prepareMessage(identity, parse(SCHEMAS.message, request, "The message"), this.#rules);
+        } catch (thrown) {
+          return this.#reported(thrown);
+        }
+      });
+      if (prepared.every(isPrepared)) {
+        const outcomes = await this.#engine.append(prepared);
+        return outcomes.map(resultOf);
+      }
+      return prepared.map((each) => (isPrepared(each) ? notStored() : each));
+    } catch (thrown) {
+      const error = this.#reported(thrown);
+      return requests.map(() => error);
+    }
+  }
+
+  /**
+   * The state of a message, for its sender and for services.
+   * @throws HandoverError unknown (also when it is somebody else's) | unsupported | store-unavailable
+   */
+  async state(identity: Identity, id: MessageId): Promise<MessageState> {
+    if (!this.#engine.supports.state) throw new HandoverError("unsupported", "The store of this server does not keep the state of messages.");
+    const state = await this.#engine.find(id);
+    if (!state || (identity.kind === "user" && state.source !== sourceOf(identity))) {
+      throw new HandoverError("unknown", "No message of yours has this id, or its last ending is more than 24 hours ago.");
+    }
+    return state;
+  }
+
+  /**
+   * Takes a message back from everyone who has not settled it; for its sender and for services.
+   * @returns from how many
+   * @throws HandoverError as {@link state}
+   */
+  async takeBack(identity: Identity, id: MessageId): Promise<number> {
+    if (!this.#engine.supports.takeBack) throw new HandoverError("unsupported", "The store of this server cannot take messages back.");
+    await this.state(identity, id);
+    return this.#engine.evict(id);
+  }
+
+  async open(identity: UserIdentity, link: Link, resume: Resume): Promise<Channel> {
+    if (this.#isDraining) throw draining();
+    requireUnexpired(identity, this.#now());
+    const mailbox = await this.#mailbox(identity.user);
+    const id = resume.receiver ?? (randomUUID() as ReceiverId);
+    const receiver = this.#receiver(mailbox, id, identity.session);
+    const { epoch } = mailbox;
+    const resumed = resume.epoch === epoch && resume.cursor <= mailbox.head;
+    link.send({ op: "ready", receiver: id, epoch, head: mailbox.head });
+    const replaced = new HandoverError("replaced", "A newer connection of the same receiver took over.");
+    await receiver.open(link, resumed ? resume.cursor : undefined, resume.window, replaced);
+    return {
+      receiver: id,
+      epoch,
+      head: () => mailbox.head,
+      resumed,
+      position: () => receiver.position,
+      drained: () => void receiver.drained(link),
+      closed: () => receiver.close(link, this.#now()),
+    };
+  }
+
+  async acknowledge(identity: UserIdentity, { receiver: id, epoch, cursor, ...forms }: Acknowledgement): Promise<number> {
+    requireUnexpired(identity, this.#now());
+    const mailbox = await this.#mailbox(identity.user);
+    if (epoch !== mailbox.epoch) return 0;
+    return mailbox.acknowledge(this.#receiver(mailbox, id, identity.session), forms, cursor);
+  }
+
+  /** Whether a receiver of this user is live on this node. */
+  isLive(user: UserId): boolean {
+    return this.#attached.get(user)?.isLive(undefined, this.#now()) ?? false;
+  }
+
+  /**
+   * No new messages and links from now on; those that are connected are told to come back, spread over `delayMs`, and let go.
+   * What was asked before is still answered.
+   */
+  drain(delayMs: number): void {
+    this.#isDraining = true;
+    clearInterval(this.#housekeeping);
+    for (const mailbox of this.#attached.values()) {
+      for (const receiver of mailbox.receivers()) {
+        receiver.drain(delayMs / 1000);
+        receiver.disconnect(draining(), this.#now());
+      }
+    }
+  }
+
+  #mailbox(user: UserId): Promise<Mailbox> {
+    let mailbox = this.#mailboxes.get(user);
+    if (!mailbox) {
+      mailbox = Mailbox.attach(this.#engine, user, (lost, cause) => this.#lost(lost, cause));
+      this.#mailboxes.set(user, mailbox);
+      mailbox.then(
+        (attached) => this.#attached.set(user, attached),
+        // Whoever asked for it is told; here it only must not stay.
+        () => this.#mailboxes.delete(user),
+      );
+    }
+    return mailbox;
+  }
+
+  #lost(mailbox: Mailbox, cause: HandoverError): void {
+    this.#mailboxes.delete(mailbox.user);
+    this.#attached.delete(mailbox.user);
+    for (const receiver of mailbox.receivers()) receiver.disconnect(cause, this.#now());
+  }
+
+  /** @throws HandoverError rate-limited, when the user has as many connected receivers as allowed */
+  #receiver(mailbox: Mailbox, id: ReceiverId, session: SessionId): Receiver {
+    const known = mailbox.receiver(id, session);
+    if (known) return known;
+    if (mailbox.size >= this.#options.maxReceiversPerUser && !mailbox.forgetOldestAbsent()) {
+      throw new HandoverError("rate-limited", `This user has ${mailbox.size} receivers connected, the most that are allowed here; close one.`);
+    }
+    return mailbox.addReceiver(id, session);
+  }
+
+  #forgetAbsent(): void {
+    const now = this.#now();
+    for (const [user, mailbox] of this.#attached) {
+      mailbox.forgetAbsent(now);
+      if (mailbox.size > 0) continue;
+      this.#attached.delete(user);
+      this.#mailboxes.delete(user);
+      mailbox.detach().catch((thrown: unknown) => this.#reported(thrown));
+    }
+  }
+
+  #reported(thrown: unknown): HandoverError {
+    const error = asHandoverError(thrown);
+    if (error.code === "internal") this.#options.onError?.(error);
+    return error;
+  }
+}
+
+function isPrepared(each: Addressed | HandoverError): each is Addressed {
+  return !(each instanceof HandoverError);
+}
+
+function resultOf(appended: Appended): Accepted | HandoverError {
+  switch (appended.outcome) {
+    case "stored":
+    case "repeated":
+      return appended.accepted;
+    case "conflict":
+      return new HandoverError("key-reuse", "This idempotency key was used for a message with other content; use a new key.");
+    case "in-progress":
+      return new HandoverError("in-progress", "The first request with this key is not finished; ask again in a moment.");
+    case "full":
+      return new HandoverError("mailbox-full", "The mailbox of every recipient is full. Nothing was stored; try again when they have read.");
+    case "not-stored":
+      return notStored();
+  }
+}
+
+function notStored(): HandoverError {
+  return new HandoverError("invalid", "Not stored, because another message of the same array was refused; all or none.");
+}
+
+function draining(): HandoverError {
+  return new HandoverError("draining", "The server is about to stop; come back in a moment.");
+}

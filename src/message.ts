@@ -1,0 +1,91 @@
+/**
+ * From a sender's request to what the engine stores: who may, to whom, for how long, and the one writing of the event.
+ * @module
+ */
+import { createHash } from "node:crypto";
+import { uuidv7 } from "uuidv7";
+import { requireSender, requireService, requireType, sourceOf } from "./auth.ts";
+import type { Addressed, EngineSupports, Recipient } from "./engine.ts";
+import { HandoverError } from "./errors.ts";
+import { type Identity, type MessageId, type MessageRequest, PROTOCOL, type UserId, writeData } from "./protocol.ts";
+
+export interface AcceptanceRules {
+  /** Most bytes of the whole event. */
+  readonly maxMessageBytes: number;
+  /** Longest granted time to live, seconds. */
+  readonly maxTtlSeconds: number;
+  readonly supports: EngineSupports;
+  readonly now: () => number;
+  /** Whether a receiver that could get this is live now; asked for TTL 0 only. */
+  isLive(recipient: Recipient): boolean;
+}
+
+/**
+ * Checks a request against what its sender may do and this server offers, and writes the event.
+ * @throws HandoverError forbidden | too-large | unsupported | bad-request
+ */
+export function prepareMessage(identity: Identity, request: MessageRequest, rules: AcceptanceRules): Addressed {
+  requireType(identity, request.type);
+  const recipients = resolveRecipients(identity, request.to);
+  if (request.receipt) throw new HandoverError("unsupported", "Receipts are not offered by this version; ask for the message's state instead.");
+  if (request.topic !== undefined && !rules.supports.topic)
+    throw new HandoverError("unsupported", "The store of this server cannot replace by Topic.");
+
+  const acceptedAtMs = rules.now();
+  const ttl = Math.min(request.ttl ?? PROTOCOL.defaultTtlSeconds, rules.maxTtlSeconds);
+  const expiresAtMs = acceptedAtMs + (ttl > 0 ? ttl * 1000 : recipients.some(rules.isLive) ? PROTOCOL.ttlZeroMs : 0);
+  const id = uuidv7() as MessageId;
+  const time = new Date(acceptedAtMs).toISOString();
+  const source = sourceOf(identity);
+  const data = request.data === undefined ? undefined : writeData(request.data);
+
+  const attributes = JSON.stringify({
+    specversion: "1.0",
+    id,
+    source,
+    type: request.type,
+    time,
+    datacontenttype: data === undefined ? undefined : "application/json",
+    subject: request.subject,
+    expirytime: new Date(Math.min(expiresAtMs, 253_402_300_799_999)).toISOString(),
+    topic: request.topic,
+    urgency: request.urgency,
+    correlationid: request.correlationid,
+    replyto: request.replyto,
+  });
+  const event = data === undefined ? attributes : `${attributes.slice(0, -1)},"data":${data}}`;
+  const bytes = Buffer.byteLength(event);
+  if (bytes > rules.maxMessageBytes) {
+    throw new HandoverError("too-large", `The message is ${bytes} bytes as an event; at most ${rules.maxMessageBytes} are accepted.`);
+  }
+  return {
+    id,
+    source,
+    event,
+    acceptedAtMs,
+    expiresAtMs,
+    ttl,
+    recipients,
+    ...(request.topic === undefined ? {} : { topic: request.topic }),
+    ...(request.idempotencyKey === undefined ? {} : { idempotency: { key: request.idempotencyKey, hash: hashOf(request, data) } }),
+  };
+}
+
+function resolveRecipients(identity: Identity, to: MessageRequest["to"]): readonly Recipient[] {
+  if (to.group !== undefined) throw new HandoverError("unsupported", "Groups are not offered by this version; name the users.");
+  if (to.session !== undefined) {
+    requireService(identity);
+    throw new HandoverError("unsupported", "Sending to one session is not offered by this version; send to its user.");
+  }
+  const users = [...new Set(to.users ?? (to.user === undefined ? [] : [to.user]))] as UserId[];
+  for (const user of users) requireSender(identity, user);
+  return users.map((user) => ({ user }));
+}
+
+/** Same content, same hash, whichever transport it came by and whether an option came as header or field. */
+function hashOf(request: MessageRequest, data: string | undefined): string {
+  const { to, type, subject, correlationid, replyto, receipt, ttl, topic, urgency } = request;
+  const address = to.users ? { users: to.users } : to;
+  const content = JSON.stringify([address, type, subject, correlationid, replyto, receipt ?? false, ttl, topic, urgency, data]);
+  return createHash("sha256").update(content).digest("base64url");
+}

@@ -1,0 +1,80 @@
+/**
+ * The files that the server serves: the SDK at `/handover.js` always; in development mode the demonstration page as well, with the
+ * little backend that it needs. A real application has that backend itself: it knows its users, and makes their sessions.
+ * @module
+ */
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import type { FastifyInstance } from "fastify";
+import Type from "typebox";
+import type { Authenticator } from "./auth.ts";
+import { HandoverError } from "./errors.ts";
+import type { Hub } from "./hub.ts";
+import { parse, type UserId } from "./protocol.ts";
+
+/** The package's own folder: this file is in `src/` or in `dist/`. */
+const PACKAGE = new URL("../", import.meta.url);
+
+const CONTENT_TYPES: Readonly<Record<string, string>> = {
+  html: "text/html; charset=utf-8",
+  css: "text/css; charset=utf-8",
+  js: "text/javascript; charset=utf-8",
+  svg: "image/svg+xml",
+};
+
+const PAGE_HEADERS = {
+  // Nothing inline, nothing from elsewhere: what a message brings can be text only.
+  "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
+  "Referrer-Policy": "no-referrer",
+};
+
+const DEMO_USERS = ["user1", "user2", "user3"] as const;
+const demoRequest = Type.Object({ user: Type.Optional(Type.Union(DEMO_USERS.map((user) => Type.Literal(user)))) }, { additionalProperties: false });
+
+/** Serves the SDK. */
+export function sdkRoute(app: FastifyInstance): void {
+  serve(app, "/handover.js", new URL("dist/client/handover.js", PACKAGE), { "Access-Control-Allow-Origin": "*" });
+}
+
+/** Serves Example 10 and its backend: development mode only, since it makes a session for whoever asks. */
+export function demoRoutes(app: FastifyInstance, hub: Hub, authenticator: Authenticator, sessionTtlMs: number): void {
+  const folder = new URL("examples/example10/", PACKAGE);
+  serve(app, "/", new URL("index.html", folder), PAGE_HEADERS);
+  // x0's address form: /python/Index.py?appid=example10
+  serve(app, "/python/Index.py", new URL("index.html", folder), PAGE_HEADERS);
+  for (const file of ["page.css", "page.js", "icon.svg"]) serve(app, `/example10/${file}`, new URL(file, folder), PAGE_HEADERS);
+
+  const givenAtMs = new Map<string, number>();
+  app.post("/demo/session", async (request, reply) => {
+    const asked = parse(demoRequest, request.body, "The request").user;
+    const user = (asked ?? pickUser(hub, givenAtMs)) as UserId;
+    givenAtMs.set(user, Date.now());
+    const { token, expires } = await authenticator.createSession(user, Math.ceil(sessionTtlMs / 1000));
+    return reply.code(201).send({ user, token, expires, users: DEMO_USERS });
+  });
+}
+
+/** A random demo user, of those whom nobody is at the moment if there are any, so that two tabs are two users. */
+function pickUser(hub: Hub, givenAtMs: ReadonlyMap<string, number>): string {
+  // A page that is just loading has its user, but is not connected yet.
+  const isTaken = (user: string) => hub.isLive(user as UserId) || Date.now() - (givenAtMs.get(user) ?? 0) < 3_000;
+  const free = DEMO_USERS.filter((user) => !isTaken(user));
+  const choice = free.length > 0 ? free : DEMO_USERS;
+  return choice[Math.floor(Math.random() * choice.length)] ?? DEMO_USERS[0];
+}
+
+function serve(app: FastifyInstance, path: string, file: URL, headers: Readonly<Record<string, string>>): void {
+  const type = CONTENT_TYPES[file.pathname.split(".").at(-1) ?? ""] ?? "application/octet-stream";
+  app.get(path, async (request, reply) => {
+    let content: Buffer;
+    try {
+      content = await readFile(file);
+    } catch (cause) {
+      throw new HandoverError("unknown", `${path} is not built; run \`npm run build\`.`, { cause });
+    }
+    const tag = `"${createHash("sha256").update(content).digest("base64url").slice(0, 22)}"`;
+    reply.headers(headers).header("ETag", tag).header("Cache-Control", "no-cache");
+    if (request.headers["if-none-match"] === tag) return reply.code(304).send();
+    return reply.type(type).send(content);
+  });
+}

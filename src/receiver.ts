@@ -1,0 +1,278 @@
+/**
+ * One reader of a mailbox. It outlives its links: a poll, a reconnect or a change of transport finds the same window.
+ *
+ * Nothing is queued here. A receiver is a position in its mailbox; what its window or its link cannot take now stays in the engine
+ * and is read from there when there is room. So what one tab leaves lying costs memory nowhere and stops nobody.
+ * @module
+ */
+import type { Gap, Page, Settlement } from "./engine.ts";
+import { asHandoverError, type HandoverError } from "./errors.ts";
+import { type AckForms, type Delivery, PROTOCOL, type ReceiverId, type Seq, type SessionId, writeDelivery } from "./protocol.ts";
+import type { Link } from "./transport.ts";
+
+/** A `settled` is a hint; of a receiver that is away no more than this many are kept. */
+const MAX_UNTOLD = 1_000;
+/** Bound of what one receiver may hold: more than a mailbox can have. */
+const MAX_HELD = 20_000;
+
+/** Where a receiver reads: its mailbox, as far as it needs to know it. */
+export interface ReadableMailbox {
+  /** The last number given. */
+  readonly head: Seq;
+  read(request: { readonly after: Seq; readonly limit: number; readonly maxBytes: number; readonly session: SessionId }): Promise<Page>;
+}
+
+/** A new entry as all receivers of a mailbox share it. */
+export interface SharedDelivery extends Delivery {
+  readonly session: SessionId | undefined;
+}
+
+export class Receiver {
+  readonly id: ReceiverId;
+  readonly session: SessionId;
+  readonly #mailbox: ReadableMailbox;
+  #link: Link | undefined;
+  /** The number up to which this receiver has been handed its mail. */
+  #position: Seq = 0;
+  /** The client's word: it has received everything up to here. */
+  #claimed: Seq = 0;
+  #window: number = PROTOCOL.defaultWindow;
+  /** Handed, neither settled nor held. */
+  readonly #inFlight = new Set<Seq>();
+  /** Handed, and left unsettled on purpose: outside the window. */
+  readonly #held = new Set<Seq>();
+  #untold: Seq[] = [];
+  /** A receiver that never had anything is not told what it missed. */
+  #gapsFrom: Seq = 0;
+  #isBlocked = false;
+  #reading: Promise<void> | undefined;
+  #seenAtMs = 0;
+  #polls = false;
+
+  constructor(id: ReceiverId, session: SessionId, mailbox: ReadableMailbox) {
+    this.id = id;
+    this.session = session;
+    this.#mailbox = mailbox;
+  }
+
+  get position(): Seq {
+    return this.#position;
+  }
+
+  get isConnected(): boolean {
+    return this.#link !== undefined;
+  }
+
+  /** When its last link ended, ms since the Unix epoch. */
+  get seenAtMs(): number {
+    return this.#seenAtMs;
+  }
+
+  /** Whether its last link was a poll: between polls such a receiver is away only to come back. */
+  get polls(): boolean {
+    return this.#polls;
+  }
+
+  /**
+   * Takes a new link, in place of the one it had, and sends it what is waiting, as far as the window allows.
+   * @param cursor  what the client has received, or undefined for a receiver that starts from the beginning
+   * @param replaced  why the older link is closed
+   */
+  async open(link: Link, cursor: Seq | undefined, window: number, replaced: HandoverError): Promise<void> {
+    const older = this.#link;
+    this.#link = link;
+    older?.close(replaced);
+    this.#polls = link.kind === "poll";
+    this.#window = Math.min(window, PROTOCOL.maxWindow);
+    this.#isBlocked = false;
+    this.#position = cursor ?? 0;
+    this.#claimed = this.#position;
+    this.#gapsFrom = cursor ?? this.#mailbox.head;
+    // What it was handed above its cursor it has not received: it is handed out again, so it is not in flight now.
+    for (const set of [this.#inFlight, this.#held]) for (const seq of set) if (this.#polls || seq > this.#position) set.delete(seq);
+    await this.catchUp();
+    if (!this.#reading) this.#tell();
+  }
+
+  /** Ends `link`, if it is still this receiver's. */
+  close(link: Link, nowMs: number): void {
+    if (this.#link !== link) return;
+    this.#link = undefined;
+    this.#seenAtMs = nowMs;
+  }
+
+  /** Closes the link from this side. */
+  disconnect(reason: HandoverError, nowMs: number): void {
+    const link = this.#link;
+    if (!link) return;
+    this.close(link, nowMs);
+    link.close(reason);
+  }
+
+  /** Tells the client that the server is about to stop. @param delaySeconds  time over which clients should spread their return */
+  drain(delaySeconds: number): void {
+    this.#link?.send({ op: "drain", delay: delaySeconds });
+  }
+
+  /** The link takes frames again. */
+  drained(link: Link): Promise<void> {
+    if (this.#link === link) this.#isBlocked = false;
+    return this.catchUp();
+  }
+
+  /** New entries at the end of the mailbox. @param before  the mailbox's head before them */
+  offer(before: Seq, deliveries: readonly SharedDelivery[], head: Seq): void {
+    // Behind, or busy reading: it will read these in their turn.
+    if (!this.#link || this.#reading || this.#isBlocked || this.#position !== before) return;
+    this.#hand(
+      deliveries.filter((delivery) => delivery.session === undefined || delivery.session === this.session),
+      head,
+    );
+  }
+
+  /** Entries that ended, not by this receiver: no longer in flight, and worth a hint if it had been handed them. */
+  settledElsewhere(seqs: readonly Seq[]): void {
+    for (const seq of seqs) {
+      const wasInFlight = this.#inFlight.delete(seq);
+      const wasHeld = this.#held.delete(seq);
+      if (wasInFlight || wasHeld || seq <= this.#claimed) this.#untold.push(seq);
+    }
+    if (this.#untold.length > MAX_UNTOLD) this.#untold = this.#untold.slice(-MAX_UNTOLD);
+    if (!this.#reading) this.#tell();
+    void this.catchUp();
+  }
+
+  /**
+   * Turns acknowledgements into what the engine shall do. Never more than this receiver was handed: on this node, or, up to its
+   * cursor, by the client's own word.
+   */
+  settlements(forms: AckForms, cursor: Seq | undefined): Settlement[] {
+    if (cursor !== undefined) this.#claimed = Math.max(this.#claimed, Math.min(cursor, this.#mailbox.head));
+    const handed = Math.max(this.#position, this.#claimed);
+    const changes: Settlement[] = [];
+    const seqs = forms.seqs?.filter((seq) => seq <= handed) ?? [];
+    if (seqs.length > 0) changes.push({ kind: "acked", seqs });
+    for (const { seq, reason } of forms.reject ?? []) if (seq <= handed) changes.push({ kind: "rejected", seq, reason: reason ?? "" });
+    for (const { seq, retryAfter } of forms.nack ?? []) {
+      if (seq <= handed) changes.push({ kind: "nacked", seq, retryAfterMs: Math.round((retryAfter ?? 0) * 1000) });
+    }
+    for (const seq of forms.hold ?? []) {
+      if (seq > handed || this.#held.size >= MAX_HELD) continue;
+      this.#inFlight.delete(seq);
+      this.#held.add(seq);
+    }
+    if (forms.upto !== undefined) {
+      const upto = Math.min(forms.upto, handed);
+      const spared = [...this.#held, ...(forms.nack ?? []).map(({ seq }) => seq), ...(forms.reject ?? []).map(({ seq }) => seq)];
+      if (upto > 0) changes.push({ kind: "acked-upto", upto, except: spared.filter((seq) => seq <= upto) });
+    }
+    return changes;
+  }
+
+  /** The engine has done what {@link settlements} asked: there is room in the window. */
+  acknowledged(changes: readonly Settlement[]): void {
+    for (const change of changes) {
+      if (change.kind === "acked") {
+        for (const seq of change.seqs) this.#forget(seq);
+      } else if (change.kind === "acked-upto") {
+        for (const seq of this.#inFlight) if (seq <= change.upto) this.#inFlight.delete(seq);
+      } else {
+        this.#forget(change.seq);
+      }
+    }
+    void this.catchUp();
+  }
+
+  /** Sends what is waiting, as far as window and link allow. Resolves when there is nothing more to send now; never rejects. */
+  catchUp(): Promise<void> {
+    if (!this.#reading && this.#wantsMore()) this.#reading = this.#read();
+    return this.#reading ?? Promise.resolve();
+  }
+
+  async #read(): Promise<void> {
+    let link = this.#link;
+    try {
+      while (this.#wantsMore()) {
+        link = this.#link;
+        const request = { after: this.#position, limit: this.#room(), maxBytes: PROTOCOL.maxFrameBytes, session: this.session };
+        const page = await this.#mailbox.read(request);
+        // Another link may have come meanwhile, with a cursor of its own: what was read is not for it.
+        if (this.#link === link && this.#position === request.after) this.#take(page);
+      }
+    } catch (thrown) {
+      if (link && this.#link === link) this.disconnect(asHandoverError(thrown), Date.now());
+    } finally {
+      this.#reading = undefined;
+      this.#tell();
+    }
+  }
+
+  #take(page: Page): void {
+    let next = 0;
+    for (const gap of page.gaps) {
+      // In the order of the numbers: first the entries below the gap, then the gap.
+      const below = next;
+      while (next < page.entries.length && (page.entries[next]?.seq ?? 0) < gap.from) next++;
+      if (next > below && !this.#hand(page.entries.slice(below, next).map(writeDelivery), gap.from - 1)) return;
+      this.#miss(gap);
+    }
+    this.#hand(page.entries.slice(next).map(writeDelivery), page.upto);
+  }
+
+  #miss(gap: Gap): void {
+    this.#position = Math.max(this.#position, gap.to);
+    if (gap.to > this.#gapsFrom && this.#link && !this.#link.send({ op: "gap", ...gap })) this.#isBlocked = true;
+  }
+
+  /** Hands deliveries to the link, in frames of at most 1 MiB, until window or link is full. @returns whether all went */
+  #hand(deliveries: readonly Delivery[], upto: Seq): boolean {
+    let next = 0;
+    while (next < deliveries.length) {
+      if (!this.#link || this.#isBlocked) return false;
+      const frame = frameOf(deliveries, next, this.#room());
+      const last = frame.at(-1);
+      if (!last) return false;
+      next += frame.length;
+      this.#position = last.seq;
+      for (const { seq } of frame) this.#inFlight.add(seq);
+      if (!this.#link.send({ op: "deliver", deliveries: frame })) this.#isBlocked = true;
+    }
+    this.#position = Math.max(this.#position, upto);
+    return true;
+  }
+
+  #room(): number {
+    return this.#window - this.#inFlight.size;
+  }
+
+  #wantsMore(): boolean {
+    return this.#link !== undefined && !this.#isBlocked && this.#room() > 0 && this.#position < this.#mailbox.head;
+  }
+
+  #forget(seq: Seq): void {
+    this.#inFlight.delete(seq);
+    this.#held.delete(seq);
+  }
+
+  #tell(): void {
+    if (!this.#link || this.#untold.length === 0) return;
+    const seqs = this.#untold;
+    this.#untold = [];
+    if (!this.#link.send({ op: "settled", seqs })) this.#isBlocked = true;
+  }
+}
+
+/** The deliveries from `start` that fit one frame: at most `room`, at most 1 MiB, at least one (if there is room). */
+function frameOf(deliveries: readonly Delivery[], start: number, room: number): readonly Delivery[] {
+  let bytes = 64;
+  let end = start;
+  while (end < deliveries.length && end - start < room) {
+    const delivery = deliveries[end];
+    if (!delivery) break;
+    // UTF-16 units times three is the most that UTF-8 can take; exact counting is for long ones only.
+    bytes += 1 + (delivery.text.length < 1024 ? delivery.text.length * 3 : Buffer.byteLength(delivery.text));
+    if (bytes > PROTOCOL.maxFrameBytes && end > start) break;
+    end++;
+  }
+  return deliveries.slice(start, end);
+}

@@ -1,0 +1,168 @@
+/**
+ * The composition root: the only file that names concrete engines and transports.
+ * @module
+ */
+import { randomBytes } from "node:crypto";
+import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import type { AddressInfo } from "node:net";
+import { join, resolve } from "node:path";
+import { type Logger, pino } from "pino";
+import { Authenticator, parseServiceKeys } from "./auth.ts";
+import { type Config, ConfigError } from "./config.ts";
+import type { Engine } from "./engine.ts";
+import { memoryEngine } from "./engines/memory.ts";
+import { sqliteEngine } from "./engines/sqlite.ts";
+import { HandoverError } from "./errors.ts";
+import { httpServer } from "./http.ts";
+import { Hub } from "./hub.ts";
+import { demoRoutes, sdkRoute } from "./pages.ts";
+import { webSocketTransport } from "./transports/websocket.ts";
+
+const LOOPBACK = ["127.0.0.1", "localhost", "::1", "[::1]"];
+/** Time in which answers already given may leave before the connections are cut. */
+const FLUSH_MS = 500;
+
+export interface Server {
+  /** Where it listens, e.g. `http://127.0.0.1:8080`. */
+  readonly url: string;
+  readonly engine: Engine;
+  /** Whether messages are accepted. */
+  isReady(): boolean;
+  /**
+   * Drains and stops: no new messages, clients told to come back spread out, what was asked before answered, the store closed.
+   * Resolves within about two seconds; calling it again waits for the same end.
+   */
+  close(): Promise<void>;
+}
+
+/**
+ * Starts a server.
+ * @param config  from `loadConfig`
+ * @param onFailure  the store has failed: nothing accepted is lost, but the process must stop
+ * @throws ConfigError for settings that do not go together
+ * @throws HandoverError store-unavailable, when the store cannot be opened
+ */
+export async function startServer(config: Config, onFailure: (cause: HandoverError) => void): Promise<Server> {
+  const log = pino({ level: config.logLevel, base: { pid: process.pid } });
+  const { serviceKey, tokenSecret } = secretsOf(config);
+  const engine = engineOf(config, log);
+  let hasFailed = false;
+  await engine.open((cause) => {
+    hasFailed = true;
+    onFailure(cause);
+  });
+  try {
+    const authenticator = new Authenticator({ tokenSecret, audience: config.audience, serviceKeys: parseServiceKeys(serviceKey) });
+    const onError = (error: HandoverError) => log.error({ err: error.cause ?? error }, "something went wrong inside the server");
+    const hub = new Hub({
+      engine,
+      authenticate: (credential) => authenticator.authenticate(credential),
+      maxMessageBytes: config.maxMessageBytes,
+      maxTtlSeconds: Math.floor(config.maxTtlMs / 1000),
+      maxReceiversPerUser: config.maxReceiversPerUser,
+      onError,
+    });
+    const webSocket = webSocketTransport(hub, onError);
+    const app = await httpServer({
+      hub,
+      authenticator,
+      webSocket,
+      isReady: () => !hasFailed,
+      origins: config.origins.split(",").flatMap((origin) => origin.trim() || []),
+      hosts: config.dev ? LOOPBACK : [],
+      sessionTtlMs: config.sessionTtlMs,
+      maxConnections: config.maxConnections,
+      log,
+    });
+    sdkRoute(app);
+    if (config.dev) demoRoutes(app, hub, authenticator, config.sessionTtlMs);
+    if (config.x0 !== "off") log.warn(`HANDOVER_X0=${config.x0} has no effect yet: x0's wire is not in this version.`);
+    if (engine.supports.durable === "no") log.warn("The memory engine is not durable: messages end with this process. For tests only.");
+    await listen(app, config);
+
+    let closing: Promise<void> | undefined;
+    const close = async () => {
+      hub.drain(config.drainMs);
+      webSocket.close(new HandoverError("draining", "The server is about to stop."));
+      // New connections are refused from here on; those that are open may still send what the drain answers with 503.
+      const closed = app.close();
+      await engine.close();
+      const cut = setTimeout(() => app.server.closeAllConnections(), FLUSH_MS);
+      await closed;
+      clearTimeout(cut);
+    };
+    const { address, port, family } = app.server.address() as AddressInfo;
+    return {
+      url: `http://${family === "IPv6" ? `[${address}]` : address}:${port}`,
+      engine,
+      isReady: () => !hasFailed && !hub.isDraining,
+      close: () => {
+        closing ??= close();
+        return closing;
+      },
+    };
+  } catch (thrown) {
+    await engine.close();
+    throw thrown;
+  }
+}
+
+async function listen(app: Awaited<ReturnType<typeof httpServer>>, { host, port }: Config): Promise<void> {
+  try {
+    await app.listen({ host, port });
+  } catch (cause) {
+    const code = cause instanceof Error && "code" in cause ? cause.code : undefined;
+    if (code === "EADDRINUSE")
+      throw new ConfigError(`Port ${port} on ${host} is in use. Stop what uses it, or choose another: --port 8081.`, { cause });
+    if (code === "EACCES") throw new ConfigError(`Port ${port} needs rights that this user does not have. Choose one above 1023.`, { cause });
+    if (code === "EADDRNOTAVAIL" || code === "ENOTFOUND") throw new ConfigError(`${host} is not an address of this machine (--host).`, { cause });
+    throw cause;
+  }
+}
+
+function engineOf(config: Config, log: Logger): Engine {
+  const caps = { mailboxMaxMessages: config.mailboxMaxMessages, mailboxMaxBytes: config.mailboxMaxBytes };
+  if (config.engine === "memory:") return memoryEngine(caps);
+  return sqliteEngine({ ...caps, dir: resolve(config.data), log: (line: string) => log.error(line) });
+}
+
+export interface Secrets {
+  readonly serviceKey: string;
+  readonly tokenSecret: string;
+}
+
+/**
+ * The secrets in force: as configured; in development mode, what is not configured is made once and kept in the data folder.
+ * @throws ConfigError outside development mode without a token secret, and for development mode on an address that others can reach
+ */
+export function secretsOf(config: Config): Secrets {
+  if (config.dev) {
+    if (!LOOPBACK.includes(config.host)) {
+      throw new ConfigError(`Development mode makes a session for whoever asks, so it listens on 127.0.0.1 only, not on ${config.host}.`);
+    }
+    return {
+      serviceKey: config.serviceKey || keptSecret(config.data, "service-key"),
+      tokenSecret: config.tokenSecret || keptSecret(config.data, "token-secret"),
+    };
+  }
+  if (config.tokenSecret === "") {
+    throw new ConfigError(
+      "HANDOVER_TOKEN_SECRET is not set: without a secret of at least 32 bytes anybody could make tokens. " +
+        "Set it, for example to the output of `openssl rand -base64 32`; or use --dev to try things out on this machine.",
+    );
+  }
+  return { serviceKey: config.serviceKey, tokenSecret: config.tokenSecret };
+}
+
+/** A secret of the data folder, readable by its owner only; made if it is not there. */
+function keptSecret(folder: string, name: string): string {
+  const path = join(resolve(folder), name);
+  mkdirSync(resolve(folder), { recursive: true, mode: 0o700 });
+  try {
+    writeFileSync(path, `${randomBytes(32).toString("base64url")}\n`, { mode: 0o600, flag: "wx" });
+  } catch (thrown) {
+    if (!(thrown instanceof Error && "code" in thrown && thrown.code === "EEXIST")) throw thrown;
+    chmodSync(path, 0o600);
+  }
+  return readFileSync(path, "utf8").trim();
+}

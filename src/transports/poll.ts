@@ -1,0 +1,118 @@
+/**
+ * HTTP long polling: a poll is a link that lives until the first frame, or until its time is up. This file knows nothing of HTTP: it
+ * takes a validated request and gives the text of the answer.
+ * @module
+ */
+import { HandoverError } from "../errors.ts";
+import { type Delivery, type PollRequest, PROTOCOL, type ReceiverId, type ServerFrame, type UserIdentity, writeDeliveries } from "../protocol.ts";
+import type { Gateway, Link } from "../transport.ts";
+
+export interface HeldPoll {
+  /** Resolves with the body of a 200, or with undefined: a 204. Rejects with a HandoverError: a problem. */
+  readonly answer: Promise<string | undefined>;
+  /** The client has gone: nothing more is handed to it, and the answer is a 204 that nobody reads. */
+  abandon(): void;
+}
+
+/**
+ * Answers one poll: acknowledges first (durably), then gives what is waiting, or waits for it.
+ * @param identity  whose mailbox
+ * @param request  as validated by `SCHEMAS.poll`
+ */
+export function holdPoll(gateway: Gateway, identity: UserIdentity, request: PollRequest): HeldPoll {
+  const link = new PollLink();
+  const waitMs = request.wait === undefined ? PROTOCOL.defaultPollWaitMs : request.wait * 1000;
+  const leftMs = identity.expiresAtMs - Date.now();
+  const timer = setTimeout(
+    () => {
+      // What a token allows ends with it, in the middle of a poll too.
+      link.finish(leftMs <= waitMs ? new HandoverError("token-expired", "The token has expired. Ask the backend for a new one.") : undefined);
+    },
+    Math.min(waitMs, leftMs),
+  );
+  return {
+    answer: run(gateway, identity, request, link).finally(() => clearTimeout(timer)),
+    abandon: () => link.finish(),
+  };
+}
+
+async function run(gateway: Gateway, identity: UserIdentity, request: PollRequest, link: PollLink): Promise<string | undefined> {
+  const receiver = request.receiver as ReceiverId;
+  const epoch = request.epoch ?? undefined;
+  const cursor = request.cursor ?? 0;
+  if (request.ack) await gateway.acknowledge(identity, { ...request.ack, receiver, epoch, cursor });
+  const channel = await gateway.open(identity, link, { receiver, epoch, cursor, window: request.max ?? PROTOCOL.defaultPollMax });
+  try {
+    // A cursor that cannot be continued is answered at once, with the epoch to go on with: never silence.
+    if (epoch !== undefined && !channel.resumed) link.finish();
+    await link.finished;
+    if (!link.hasContent && channel.resumed) return undefined;
+    if (!link.hasContent && epoch === undefined) return undefined;
+    return link.write(channel.epoch, channel.position(), channel.head());
+  } finally {
+    channel.closed();
+  }
+}
+
+class PollLink implements Link {
+  readonly kind = "poll";
+  readonly finished: Promise<void>;
+  #resolve: () => void = () => {};
+  #reject: (reason: HandoverError) => void = () => {};
+  #isFinishing = false;
+  #deliveries: Delivery[] = [];
+  #settled: number[] = [];
+  #gaps: { from: number; to: number; reason: string }[] = [];
+
+  constructor() {
+    this.finished = new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
+    // A poll that fails before anybody waits for its end must not end the process.
+    this.finished.catch(() => {});
+  }
+
+  get hasContent(): boolean {
+    return this.#deliveries.length > 0 || this.#settled.length > 0 || this.#gaps.length > 0;
+  }
+
+  send(frame: ServerFrame): boolean {
+    switch (frame.op) {
+      case "deliver":
+        for (const delivery of frame.deliveries) this.#deliveries.push(delivery);
+        break;
+      case "settled":
+        for (const seq of frame.seqs) this.#settled.push(seq);
+        break;
+      case "gap":
+        this.#gaps.push({ from: frame.from, to: frame.to, reason: frame.reason });
+        break;
+      case "ready":
+      case "drain":
+        return true;
+    }
+    if (!this.#isFinishing) {
+      this.#isFinishing = true;
+      // What else this turn brings goes with the same answer.
+      setImmediate(() => this.finish());
+    }
+    // One frame of deliveries is one answer: at most 1 MiB.
+    return frame.op !== "deliver";
+  }
+
+  close(reason: HandoverError): void {
+    // A newer poll took over, or the server is stopping: an empty answer, and the client asks again.
+    this.finish(reason.code === "replaced" || reason.code === "draining" ? undefined : reason);
+  }
+
+  finish(reason?: HandoverError): void {
+    if (reason) this.#reject(reason);
+    else this.#resolve();
+  }
+
+  write(epoch: string, cursor: number, head: number): string {
+    const rest = JSON.stringify({ settled: this.#settled, gaps: this.#gaps });
+    return `{"epoch":${JSON.stringify(epoch)},"cursor":${cursor},"head":${Math.max(head, cursor)},"deliveries":${writeDeliveries(this.#deliveries)},${rest.slice(1)}`;
+  }
+}
