@@ -26,8 +26,8 @@ export async function run(argv: readonly string[]): Promise<void> {
       `
 Try it on this machine:
   handover serve --dev                          start, with a page to open in two tabs
-  handover listen --dev --user bob              be bob
-  handover send --dev --to bob --data '{"n":1}' send to bob
+  handover listen --dev bob                     be bob
+  handover send --dev bob '{"n":1}'             send to bob
 
 In earnest:
   HANDOVER_TOKEN_SECRET=… HANDOVER_SERVICE_KEY=… handover serve --host 0.0.0.0 --data /var/lib/handover`,
@@ -134,7 +134,7 @@ function greet(config: Config, { url, engine }: Server): void {
   Open   ${url}/   in two tabs, choose the other user, press "Send Data".
   Mail   ${store}
   Try    kill -9 ${process.pid}   and start again: what was accepted is delivered.
-  Or     npx handover listen --dev --user user1     (in another terminal, be user1)
+  Or     npx handover listen --dev user1     (in another terminal, be user1)
 
   Anyone on this machine can be any demo user here. Stop with Ctrl+C.
 
@@ -198,14 +198,14 @@ function jsonOrText(text: string): unknown {
 
 function sendCommand(): Command {
   return asClient(new Command("send").description("send one message and wait until it is on disk"))
-    .requiredOption("--to <user>", "who gets it")
+    .argument("<user>", "who gets it")
+    .argument("[data]", "JSON; what is not JSON goes as text; - reads standard input")
     .option("--type <type>", "CloudEvents type", "message")
-    .option("--data <json>", "JSON; what is not JSON goes as text; - reads standard input")
     .option("--ttl <seconds>", "time to live", wholeSeconds)
     .option("--from <user>", "send as this user (with the service key); none: as the service")
     .option("--key <key>", "idempotency key: sending again with the same key stores nothing twice")
-    .action(async (flags: ToolFlags & { to: string; type: string; data?: string; ttl?: number; from?: string; key?: string }) => {
-      const { to, type, data, ttl, from, key, ...settings } = flags;
+    .action(async (to: string, data: string | undefined, flags: ToolFlags & { type: string; ttl?: number; from?: string; key?: string }) => {
+      const { type, ttl, from, key, ...settings } = flags;
       const config = settingsOf(withoutTools(settings));
       const url = serverUrl(flags, config);
       const { serviceKey } = clientSecrets(config);
@@ -233,16 +233,16 @@ function sendCommand(): Command {
 
 function listenCommand(): Command {
   return asClient(new Command("listen").description("be a user: print what comes, one JSON event a line, and acknowledge it once printed"))
-    .option("--user <user>", "whose mailbox (with the service key)")
+    .argument("[user]", "whose mailbox (with the service key)")
     .option("--type <type>", "only this type; others stay in the mailbox", "*")
     .option("--count <n>", "stop after so many", wholeSeconds)
-    .action(async (flags: ToolFlags & { user?: string; type: string; count?: number }) => {
-      const { user, type, count, ...settings } = flags;
+    .action(async (user: string | undefined, flags: ToolFlags & { type: string; count?: number }) => {
+      const { type, count, ...settings } = flags;
       const config = settingsOf(withoutTools(settings));
       const url = serverUrl(flags, config);
       const { serviceKey } = clientSecrets(config);
       if (flags.token === undefined && user === undefined)
-        throw new ConfigError("Name whose mailbox it is: --user bob, or --token with a token of bob's.");
+        throw new ConfigError("Name whose mailbox it is: `handover listen bob`, or --token with a token of bob's.");
       await listen(url, async () => flags.token ?? sessionToken(url, serviceKey, user ?? ""), type, count);
     });
 }
@@ -285,12 +285,12 @@ function tokenCommand(): Command {
     "audience",
     "sessionTtlMs",
   ])
-    .requiredOption("--user <user>", "the token's sub")
+    .argument("<user>", "the token's sub")
     .option("--session <session>", "the token's sid; none: a new one")
     .option("--ttl <seconds>", "its life", wholeSeconds)
     .option("--scope <words>", 'what it may do, e.g. "receive send:user:bob"; none: receive, and send to any user')
-    .action(async (flags: Flags & { user: string; session?: string; ttl?: number; scope?: string }) => {
-      const { user, session, ttl, scope, ...settings } = flags;
+    .action(async (user: string, flags: Flags & { session?: string; ttl?: number; scope?: string }) => {
+      const { session, ttl, scope, ...settings } = flags;
       const config = settingsOf(settings);
       if (!/^[A-Za-z0-9._:@-]{1,128}$/.test(user)) throw new ConfigError("A user id has 1 to 128 of A-Z a-z 0-9 . _ : @ -");
       const authenticator = new Authenticator({ tokenSecret: secretsOf(config).tokenSecret, audience: config.audience, serviceKeys: [] });

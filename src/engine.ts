@@ -44,8 +44,6 @@ export interface Addressed {
   readonly acceptedAtMs: number;
   /** End of its time to live, ms since the Unix epoch. At or before `acceptedAtMs`: it is stored as `expired` and delivered to nobody. */
   readonly expiresAtMs: number;
-  /** The granted time to live in seconds, for the answer. */
-  readonly ttl: number;
   /** At least one; no user twice. */
   readonly recipients: readonly Recipient[];
   /** What {@link Accepted.ttl} shall say, where the two times do not say it (TTL 0 waits `PROTOCOL.ttlZeroMs`). */

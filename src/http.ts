@@ -6,7 +6,7 @@ import { isUtf8 } from "node:buffer";
 import { createServer, type IncomingMessage, STATUS_CODES } from "node:http";
 import type { Duplex } from "node:stream";
 import cors from "@fastify/cors";
-import fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
+import fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from "fastify";
 import { type Authenticator, requireService } from "./auth.ts";
 import { asHandoverError, HandoverError } from "./errors.ts";
 import type { Hub } from "./hub.ts";
@@ -36,7 +36,7 @@ export interface HttpOptions {
 export async function httpServer(options: HttpOptions): Promise<FastifyInstance> {
   const app = fastify({
     loggerInstance: options.log,
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: PROTOCOL.maxFrameBytes,
     // Connections that idle between requests are closed at once when the server stops; drain has let go of the others by then.
     forceCloseConnections: "idle",

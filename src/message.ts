@@ -64,7 +64,7 @@ export function prepareMessage(identity: Identity, request: MessageRequest, rule
     event,
     acceptedAtMs,
     expiresAtMs,
-    ttl,
+    ttlSeconds: ttl,
     recipients,
     ...(request.topic === undefined ? {} : { topic: request.topic }),
     ...(request.idempotencyKey === undefined ? {} : { idempotency: { key: request.idempotencyKey, hash: hashOf(request, data) } }),

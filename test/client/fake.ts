@@ -34,8 +34,8 @@ interface Entry {
   readonly deliveryCount: number;
   readonly event: Json;
 }
-/** What becomes of a request: `lose` works it and loses the answer with the connection. */
-export type Fate = "answer" | "lose" | Problem;
+/** What becomes of a request: `lose` works it and loses the answer with the connection; `mute` never answers. */
+export type Fate = "answer" | "lose" | "mute" | Problem;
 export interface Problem {
   readonly status: number;
   readonly code: string;
@@ -184,7 +184,10 @@ export class FakeServer {
       this.hellos.push(hello);
       if (this.webSocket === "mute") return;
       const refusal = this.refusedTokens.has(hello.token) ? 4401 : this.refusals.shift();
-      if (refusal) return socket.close(refusal);
+      if (refusal) {
+        socket.close(refusal);
+        return;
+      }
       for (const [other, its] of this.#sockets) if (its.receiver === hello.receiver) other.close(4409);
       for (const [response, poll] of this.#held) if (poll.receiver === hello.receiver) this.#finishPoll(response, 204);
       this.#sockets.set(socket, hello);
@@ -200,8 +203,9 @@ export class FakeServer {
       const fate = this.fateOfAck(ack);
       if (fate === "lose") {
         this.#settle(ack);
-        return socket.terminate();
+        socket.terminate();
       }
+      if (fate === "lose" || fate === "mute") return;
       if (fate === "answer") this.#settle(ack);
       socket.send(JSON.stringify(fate === "answer" ? { op: "acked", ref, acked: 1 } : { op: "error", ref, ...problem(fate) }));
     } else if (frame.op === "send") {
@@ -210,7 +214,8 @@ export class FakeServer {
       for (const { ref, ...message } of frame.messages as Json[]) {
         const sending = { via: "websocket", ...message } as Sending;
         const [fate, result] = this.#store(sending);
-        if (fate === "lose") return socket.terminate();
+        if (fate === "lose") socket.terminate();
+        if (fate === "lose" || fate === "mute") return;
         results.push({ ref, ...result });
       }
       socket.send(JSON.stringify({ op: "sent", results }));
@@ -255,6 +260,7 @@ export class FakeServer {
       case "/v1/messages": {
         const [fate, result] = this.#store({ via: "poll", ...body } as Sending);
         if (fate === "lose") return void request.socket.destroy();
+        if (fate === "mute") return;
         if (fate === "answer") return answer(201, result);
         return refuse(fate);
       }
@@ -262,7 +268,8 @@ export class FakeServer {
         const ack = { via: "poll", ...body } as Ack;
         this.acks.push(ack);
         const fate = this.fateOfAck(ack);
-        if (fate !== "lose" && fate !== "answer") return refuse(fate);
+        if (fate === "mute") return;
+        if (typeof fate === "object") return refuse(fate);
         this.#settle(ack);
         if (fate === "lose") return void request.socket.destroy();
         return answer(200, { acked: 1 });
@@ -280,7 +287,10 @@ export class FakeServer {
     if (this.cutsPolls) return void request.socket.destroy();
     const fate = this.fateOfPoll(poll);
     if (fate === "empty") return void response.writeHead(204).end();
-    if (typeof fate === "object") return refuse(fate);
+    if (typeof fate === "object") {
+      refuse(fate);
+      return;
+    }
     for (const [older, its] of this.#held) if (its.receiver === poll.receiver) this.#finishPoll(older, 204);
     for (const [socket, its] of this.#sockets) if (its.receiver === poll.receiver) socket.close(4409);
     if (fate === "lose") return void request.socket.destroy();

@@ -1,0 +1,81 @@
+/**
+ * The one error class of the SDK. Most errors are the server's problem documents, passed on as they are.
+ * @module
+ */
+import type { ErrorCode } from "../errors.ts";
+import { isRecord } from "./json.ts";
+
+/**
+ * What a program should do. Besides the server's codes (PROTOCOL.md, "Errors"):
+ * `connection-lost` (no answer, or none that could be understood; the SDK comes back by itself), `token-failed` (your `token()` rejected or did
+ * not answer), `outbox-full` (too many unanswered sends), `closed` (this connection was closed).
+ */
+export type ClientErrorCode = ErrorCode | "connection-lost" | "token-failed" | "outbox-full" | "closed";
+
+/** What went wrong: `code` says what a program should do, `message` and `detail` what a person should do. */
+export class HandoverError extends Error {
+  override readonly name = "HandoverError";
+  readonly code: ClientErrorCode;
+  /** HTTP status of the problem; 0 when it did not come from a server. */
+  readonly status: number;
+  readonly detail: string;
+  /** Whether the very same request may succeed later. */
+  readonly retryable: boolean;
+  /** Earliest sensible time for another try, in ms, when the server named one. */
+  readonly retryAfterMs: number | undefined;
+
+  constructor(
+    code: ClientErrorCode,
+    detail: string,
+    options: { status?: number; retryable?: boolean; retryAfterMs?: number | undefined; cause?: unknown } = {},
+  ) {
+    super(`${detail} [${code}]`);
+    this.code = code;
+    this.detail = detail;
+    this.status = options.status ?? 0;
+    this.retryable = options.retryable ?? false;
+    this.retryAfterMs = options.retryAfterMs;
+    if ("cause" in options) this.cause = options.cause;
+  }
+}
+
+/** The connection is gone, or spoke something that is not the protocol. Always worth another try. */
+export function lost(detail: string, options: { status?: number; retryAfterMs?: number | undefined; cause?: unknown } = {}): HandoverError {
+  return new HandoverError("connection-lost", detail, { ...options, retryable: true });
+}
+
+/** Reads a problem document (RFC 9457); undefined when the value is none. */
+export function readProblem(value: unknown, retryAfterMs?: number): HandoverError | undefined {
+  if (!isRecord(value) || typeof value.code !== "string" || typeof value.status !== "number") return undefined;
+  const detail = typeof value.detail === "string" ? value.detail : String(value.title ?? "The server refused it.");
+  return new HandoverError(value.code as ClientErrorCode, detail, { status: value.status, retryable: value.retryable === true, retryAfterMs });
+}
+
+/** Turns whatever was thrown into a {@link HandoverError}; what is not ours is a lost connection. */
+export function asHandoverError(thrown: unknown): HandoverError {
+  return thrown instanceof HandoverError ? thrown : lost(`The connection failed: ${String(thrown)}`, { cause: thrown });
+}
+
+const STOPPING: Readonly<Record<number, ClientErrorCode>> = {
+  4401: "token-invalid",
+  4403: "forbidden",
+  4409: "replaced",
+  4410: "session-ended",
+  4413: "too-large",
+};
+
+/**
+ * What a WebSocket close code means (PROTOCOL.md, "Errors"): 44xx stop until something changes; everything else, come back.
+ * @param problem  what the server said before it closed, if anything
+ */
+export function readClose(code: number, reason: string, problem: HandoverError | undefined): HandoverError {
+  if (code >= 4400 && code < 4500) {
+    const detail = problem?.detail || reason || `The server closed the connection with ${code}.`;
+    return new HandoverError(STOPPING[code] ?? "bad-request", detail, { status: code - 4000 });
+  }
+  if (code >= 4500 && code < 4600) {
+    const detail = problem?.detail || reason || `The server closed the connection with ${code}; it is worth another try.`;
+    return new HandoverError(problem?.code ?? "internal", detail, { status: 503, retryable: true, retryAfterMs: problem?.retryAfterMs });
+  }
+  return lost(reason || `The connection was closed (${code}).`);
+}

@@ -1,0 +1,120 @@
+/**
+ * Every statement that a store runs while it serves. A test asks SQLite for the plan of each: none may scan.
+ * @module
+ */
+import type { Statement } from "better-sqlite3";
+import type { Db } from "./sqlite-schema.ts";
+
+const ROW = `SELECT d.message, d.mailbox, d.seq, d.event, d.bytes, d.attempts, d.session, d.expires_ms, d.ending, e.recipients, e.unsettled
+  FROM deliveries d LEFT JOIN events e ON e.id = d.event`;
+
+export const SQL = {
+  mailboxOf: "SELECT id, user, head, count, bytes, forgotten FROM mailboxes WHERE user = ?",
+  mailbox: "SELECT id, user, head, count, bytes, forgotten FROM mailboxes WHERE id = ?",
+  makeMailbox: "INSERT INTO mailboxes (user, head, count, bytes, forgotten) VALUES (?, 0, 0, 0, 0)",
+  keepMailbox: "UPDATE mailboxes SET head = ?, count = ?, bytes = ?, forgotten = ? WHERE id = ?",
+
+  addEvent: "INSERT INTO events (recipients, unsettled, dead, checksum, event) VALUES (?, ?, 0, ?, ?)",
+  readEvent: "SELECT event, checksum FROM events WHERE id = ?",
+  /** One recipient settled; `dead` 1 when the text is kept as its dead letter. */
+  useEvent: "UPDATE events SET unsettled = unsettled - 1, dead = dead + ? WHERE id = ? RETURNING unsettled, dead",
+  /** A dead letter was purged. */
+  buryEvent: "UPDATE events SET dead = dead - 1 WHERE id = ? RETURNING unsettled, dead",
+  dropEvent: "DELETE FROM events WHERE id = ?",
+
+  addDelivery: `INSERT INTO deliveries (message, mailbox, seq, event, source, session, topic, bytes, attempts, expires_ms, due_ms, ending, ended_ms)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?)`,
+  endDelivery: "UPDATE deliveries SET seq = ?, event = ?, ending = ?, ended_ms = ?, due_ms = ?, reason = ? WHERE message = ? AND mailbox = ?",
+  moveDelivery: "UPDATE deliveries SET seq = ?, attempts = ?, due_ms = ? WHERE message = ? AND mailbox = ?",
+  /** All recipients have settled: from now on the rows of the message may be purged. */
+  releaseDeliveries: "UPDATE deliveries SET due_ms = CASE ending WHEN 'dead' THEN ? ELSE ? END WHERE message = ? AND ending IS NOT NULL",
+  dropDelivery: "DELETE FROM deliveries WHERE message = ? AND mailbox = ?",
+
+  atSeq: `${ROW} WHERE d.mailbox = ? AND d.seq = ? AND d.ending IS NULL`,
+  upto: `${ROW} WHERE d.mailbox = ? AND d.seq <= ? AND d.ending IS NULL ORDER BY d.seq`,
+  ofTopic: `${ROW} WHERE d.mailbox = ? AND d.topic = ? AND d.source = ? AND d.session IS ? AND d.ending IS NULL AND d.topic IS NOT NULL`,
+  ofMessage: `${ROW} WHERE d.message = ? AND d.ending IS NULL`,
+  due: `${ROW} WHERE d.due_ms <= ? AND d.due_ms IS NOT NULL ORDER BY d.due_ms LIMIT ?`,
+  nextDue: "SELECT due_ms FROM deliveries WHERE due_ms IS NOT NULL ORDER BY due_ms LIMIT 1",
+  mail: `SELECT d.seq, d.message, d.mailbox, d.attempts, d.session, d.expires_ms, d.bytes, d.event, e.checksum, e.event AS text
+    FROM deliveries d LEFT JOIN events e ON e.id = d.event WHERE d.mailbox = ? AND d.seq > ? AND d.ending IS NULL ORDER BY d.seq`,
+  gaps: `SELECT seq, ending, session FROM deliveries
+    WHERE mailbox = ? AND seq > ? AND ending IS NOT NULL AND ending <> 'acked' ORDER BY seq LIMIT ?`,
+  states: `SELECT d.source, m.user, d.ending, d.ended_ms FROM deliveries d JOIN mailboxes m ON m.id = d.mailbox WHERE d.message = ? ORDER BY d.mailbox`,
+
+  key: "SELECT hash, accepted, due_ms FROM idempotency WHERE source = ? AND key = ?",
+  addKey: "INSERT OR REPLACE INTO idempotency (source, key, hash, accepted, due_ms) VALUES (?, ?, ?, ?, ?)",
+  dropKeys: "DELETE FROM idempotency WHERE (source, key) IN (SELECT source, key FROM idempotency WHERE due_ms <= ? ORDER BY due_ms LIMIT ?)",
+  nextKeyDue: "SELECT due_ms FROM idempotency ORDER BY due_ms LIMIT 1",
+
+  totals: "SELECT name, n FROM totals",
+  addTotal: "UPDATE totals SET n = n + ? WHERE name = ?",
+} as const;
+
+export interface MailboxRow {
+  readonly id: number;
+  readonly user: string;
+  head: number;
+  count: number;
+  bytes: number;
+  forgotten: number;
+}
+export interface DeliveryRow {
+  readonly message: string;
+  readonly mailbox: number;
+  readonly seq: number | null;
+  /** Null once it ended, unless it is kept as a dead letter. */
+  readonly event: number | null;
+  readonly bytes: number;
+  readonly attempts: number;
+  readonly session: string | null;
+  readonly expires_ms: number;
+  readonly ending: string | null;
+  readonly recipients: number | null;
+  readonly unsettled: number | null;
+}
+export interface MailRow {
+  readonly seq: number;
+  readonly message: string;
+  readonly mailbox: number;
+  readonly attempts: number;
+  readonly session: string | null;
+  readonly expires_ms: number;
+  readonly bytes: number;
+  readonly event: number | null;
+  readonly checksum: number | null;
+  readonly text: string | null;
+}
+export interface GapRow {
+  readonly seq: number;
+  readonly ending: string;
+  readonly session: string | null;
+}
+
+type Rows = {
+  [name in keyof typeof SQL]: unknown;
+} & {
+  mailboxOf: MailboxRow;
+  mailbox: MailboxRow;
+  readEvent: { event: string; checksum: number };
+  useEvent: { unsettled: number; dead: number };
+  buryEvent: { unsettled: number; dead: number };
+  atSeq: DeliveryRow;
+  upto: DeliveryRow;
+  ofTopic: DeliveryRow;
+  ofMessage: DeliveryRow;
+  due: DeliveryRow;
+  nextDue: { due_ms: number };
+  nextKeyDue: { due_ms: number };
+  mail: MailRow;
+  gaps: GapRow;
+  states: { source: string; user: string; ending: string | null; ended_ms: number | null };
+  key: { hash: string; accepted: string; due_ms: number };
+  totals: { name: string; n: number };
+};
+export type Statements = { readonly [name in keyof typeof SQL]: Statement<unknown[], Rows[name]> };
+
+/** Prepares all of {@link SQL}. */
+export function prepareAll(db: Db): Statements {
+  return Object.fromEntries(Object.entries(SQL).map(([name, sql]) => [name, db.prepare(sql)])) as unknown as Statements;
+}

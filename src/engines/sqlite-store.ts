@@ -1,0 +1,528 @@
+/**
+ * The store itself: what each operation of the engine does to the database. Runs in the worker thread, one operation at a time, inside the
+ * transaction that the worker opens around a batch.
+ *
+ * Mailboxes (their head, count and bytes) and the totals are kept in memory while a batch runs and written once per commit.
+ * @module
+ */
+import { crc32 } from "node:zlib";
+import type { Totals } from "../engine.ts";
+import {
+  ACKED,
+  type AppendItem,
+  type AppendResult,
+  type Change,
+  CONFLICT,
+  DEAD,
+  ENDINGS,
+  EVICTED,
+  EXPIRED,
+  type FindResult,
+  FULL,
+  type Happening,
+  NOT_STORED,
+  type Op,
+  REPLACED,
+  type ReadResult,
+  type Result,
+  type WorkerOptions,
+} from "./sqlite-call.ts";
+import { mergeGaps } from "./sqlite-gap.ts";
+import type { Db } from "./sqlite-schema.ts";
+import { type DeliveryRow, type MailboxRow, type MailRow, prepareAll, type Statements } from "./sqlite-statement.ts";
+
+const DAY_MS = 24 * 3600_000;
+/** How long the state of a settled message is known. */
+const KEEP_MS = DAY_MS;
+const KEEP_DEAD_MS = 7 * DAY_MS;
+/** What may be forgotten is forgotten in strokes of this, not each row on its own. */
+const STROKE_MS = 10_000;
+/** Most rows that one step of a sweep or of a read looks at, so that others get their turn. */
+const STEP_ROWS = 1_000;
+/** Mailboxes kept in memory between batches. */
+const MAX_CACHED = 20_000;
+
+const TOTALS = ["accepted", "unsettled", ...ENDINGS] as const;
+const [ACCEPTED, UNSETTLED, FIRST_ENDING] = [0, 1, 2] as const;
+
+/** What an operation changed outside the database, so that it can be taken back with a savepoint. */
+interface Mark {
+  readonly before: Map<MailboxRow, Pick<MailboxRow, "head" | "count" | "bytes" | "forgotten">>;
+  readonly made: MailboxRow[];
+  readonly totals: number[];
+  readonly happenings: number;
+  readonly log: number;
+}
+
+export class Store {
+  readonly epoch: string;
+  /** What the operations since {@link begin} did besides their results. */
+  happenings: Happening[] = [];
+  log: string[] = [];
+  /** The earliest due time among what this batch wrote, or after a sweep of all. */
+  dueMs: number | null = null;
+  /** Whether this batch changed anything. */
+  wrote = false;
+
+  readonly #options: WorkerOptions;
+  readonly #run: Statements;
+  readonly #control: Readonly<Record<"begin" | "commit" | "rollback" | "mark" | "release" | "back", () => void>>;
+  readonly #inTransaction: () => boolean;
+  readonly #byUser = new Map<string, MailboxRow>();
+  readonly #byId = new Map<number, MailboxRow>();
+  readonly #changed = new Set<MailboxRow>();
+  readonly #attached = new Set<string>();
+  #marks: Mark[] = [];
+  #totals: number[] = TOTALS.map(() => 0);
+  #nowMs = 0;
+  #op = 0;
+
+  constructor(db: Db, options: WorkerOptions) {
+    this.#options = options;
+    this.#run = prepareAll(db);
+    const control = (sql: string) => {
+      const statement = db.prepare(sql);
+      return () => {
+        statement.run();
+      };
+    };
+    this.#control = {
+      begin: control("BEGIN"),
+      commit: control("COMMIT"),
+      rollback: control("ROLLBACK"),
+      mark: control("SAVEPOINT op"),
+      release: control("RELEASE op"),
+      back: control("ROLLBACK TO op"),
+    };
+    this.#inTransaction = () => db.inTransaction;
+    this.epoch = String(db.prepare("SELECT value FROM meta WHERE key = 'epoch'").pluck().get());
+  }
+
+  begin(nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.#forgetBatch();
+    this.#control.begin();
+  }
+
+  /** Durable when it returns. */
+  commit(): void {
+    for (const box of this.#changed) this.#run.keepMailbox.run(box.head, box.count, box.bytes, box.forgotten, box.id);
+    for (const [place, n] of this.#totals.entries()) if (n !== 0) this.#run.addTotal.run(n, TOTALS[place]);
+    this.#control.commit();
+    this.#changed.clear();
+    this.#totals.fill(0);
+    if (this.#byUser.size > MAX_CACHED) this.#forgetMailboxes();
+  }
+
+  rollback(): void {
+    // SQLite itself has rolled back after some errors.
+    if (this.#inTransaction()) this.#control.rollback();
+    this.#forgetMailboxes();
+    this.#forgetBatch();
+  }
+
+  #forgetMailboxes(): void {
+    this.#byUser.clear();
+    this.#byId.clear();
+  }
+
+  #forgetBatch(): void {
+    this.#changed.clear();
+    this.#totals.fill(0);
+    this.#marks = [];
+    this.happenings = [];
+    this.log = [];
+    this.dueMs = null;
+    this.wrote = false;
+  }
+
+  /** Runs one operation; `place` is its place in the batch, for {@link happenings}. */
+  run(op: Op, place: number): Result {
+    this.#op = place;
+    switch (op[0]) {
+      case "append":
+        return this.#append(op[1]);
+      case "attach":
+        this.#attached.add(op[1]);
+        return this.#mailboxOf(op[1])?.head ?? 0;
+      case "detach":
+        this.#attached.delete(op[1]);
+        return null;
+      case "read":
+        return this.#read(op[1], op[2], op[3], op[4], op[5]);
+      case "settle":
+        return this.#settle(op[1], op[2], op[3]);
+      case "find":
+        return this.#find(op[1]);
+      case "evict":
+        return this.#evict(op[1]);
+      case "totals":
+        return this.#readTotals();
+      case "sweep":
+        return this.#sweep();
+    }
+  }
+
+  /** Runs one operation so that an error in it undoes it alone. */
+  runApart(op: Op, place: number): Result {
+    this.#mark();
+    try {
+      const result = this.run(op, place);
+      this.#release();
+      return result;
+    } catch (thrown) {
+      // After some errors SQLite has rolled back everything; the caller then sees that from the next statement.
+      if (this.#inTransaction()) this.#back();
+      throw thrown;
+    }
+  }
+
+  #append(items: readonly AppendItem[]): readonly AppendResult[] {
+    const [first] = items;
+    if (first && items.length === 1) return [this.#appendOne(first)];
+    this.#mark();
+    const results = items.map((item) => this.#appendOne(item));
+    if (results.every((result) => typeof result !== "number")) {
+      this.#release();
+      return results;
+    }
+    this.#back();
+    const ids = new Set(items.map(([id]) => id));
+    return results.map((result) => {
+      if (typeof result === "number") return result;
+      const isOfThisCall = typeof result !== "string" || ids.has((JSON.parse(result) as { id: string }).id);
+      return isOfThisCall ? NOT_STORED : result;
+    });
+  }
+
+  #appendOne(item: AppendItem): AppendResult {
+    const [id, source, event, acceptedAtMs, expiresAtMs, ttlSeconds, users, sessions, topic, key, hash] = item;
+    if (key !== null) {
+      const known = this.#run.key.get(source, key);
+      if (known && known.due_ms > this.#nowMs) return known.hash === hash ? known.accepted : CONFLICT;
+    }
+    const bytes = Buffer.byteLength(event);
+    const isExpired = expiresAtMs <= acceptedAtMs;
+    const { mailboxMaxMessages, mailboxMaxBytes } = this.#options;
+    const places = users.map((user, at) => {
+      const box = this.#mailboxOf(user);
+      const session = sessions?.[at] ?? null;
+      const replaced = box && topic !== null ? this.#run.ofTopic.all(box.id, topic, source, session) : [];
+      const freed = replaced.reduce((sum, row) => sum + row.bytes, 0);
+      const count = (box?.count ?? 0) - replaced.length + 1;
+      const hasRoom = isExpired || (count <= mailboxMaxMessages && (box?.bytes ?? 0) - freed + bytes <= mailboxMaxBytes);
+      return { user, session, replaced, hasRoom };
+    });
+    const taken = places.reduce((sum, place) => sum + (place.hasRoom ? 1 : 0), 0);
+    if (taken === 0) return FULL;
+
+    const eventRow = isExpired ? null : Number(this.#run.addEvent.run(taken, taken, crc32(event), event).lastInsertRowid);
+    const dueMs = isExpired ? this.#keptUntil(EXPIRED) : expiresAtMs;
+    const seqs = places.map(({ user, session, replaced, hasRoom }) => {
+      if (!hasRoom) return 0;
+      for (const row of replaced) this.#endAndTell(row, this.#hasExpired(row) ? EXPIRED : REPLACED);
+      const box = this.#touch(this.#mailboxOf(user) ?? this.#makeMailbox(user));
+      box.head += 1;
+      if (!isExpired) {
+        box.count += 1;
+        box.bytes += bytes;
+      }
+      const [ending, endedMs] = isExpired ? ["expired", this.#nowMs] : [null, null];
+      this.#run.addDelivery.run(id, box.id, box.head, eventRow, source, session, topic, bytes, expiresAtMs, dueMs, ending, endedMs);
+      if (isExpired) this.happenings.push([this.#op, "ended", user, box.head, EXPIRED]);
+      return box.head;
+    });
+    this.#count(ACCEPTED, taken);
+    this.#count(isExpired ? FIRST_ENDING + EXPIRED : UNSETTLED, taken);
+    this.#noteDue(dueMs);
+    if (key !== null) {
+      const named = (hasRoom: boolean) => places.filter((place) => place.hasRoom === hasRoom).map((place) => place.user);
+      const accepted = { id, time: new Date(acceptedAtMs).toISOString(), ttl: ttlSeconds, recipients: named(true) };
+      const answer = JSON.stringify(taken === users.length ? accepted : { ...accepted, refused: named(false) });
+      const keyDueMs = this.#stroke(this.#nowMs + DAY_MS);
+      this.#run.addKey.run(source, key, hash, answer, keyDueMs);
+      this.#noteDue(keyDueMs);
+    }
+    return seqs;
+  }
+
+  #read(user: string, session: string, after: number, limit: number, maxBytes: number): ReadResult {
+    const box = this.#mailboxOf(user);
+    if (!box) return { entries: [], gaps: [], lookedAt: 0, more: false };
+    const ended = this.#run.gaps.all(box.id, after, STEP_ROWS);
+    let lookedAt = ended.length < STEP_ROWS ? box.head : (ended.at(-1)?.seq ?? box.head);
+    let more = lookedAt < box.head;
+    const entries: ReadResult["entries"][number][] = [];
+    const unsettled: number[] = [];
+    const damaged: MailRow[] = [];
+    let bytes = 0;
+    let rows = 0;
+    for (const row of this.#run.mail.iterate(box.id, after)) {
+      if (row.seq > lookedAt) break;
+      rows += 1;
+      if (rows > STEP_ROWS * 10) {
+        lookedAt = row.seq - 1;
+        more = true;
+        break;
+      }
+      if ((row.session === null || row.session === session) && row.expires_ms > this.#nowMs) {
+        if (row.text === null || crc32(row.text) !== row.checksum) {
+          damaged.push(row);
+          continue;
+        }
+        const last = entries.at(-1);
+        if (last && (entries.length >= limit || bytes + row.bytes > maxBytes)) {
+          lookedAt = last[0];
+          more = false;
+          break;
+        }
+        bytes += row.bytes;
+        entries.push([row.seq, row.message, row.attempts, row.text, row.session]);
+      }
+      unsettled.push(row.seq);
+    }
+    for (const row of damaged) {
+      const delivery = this.#run.atSeq.get(row.mailbox, row.seq);
+      if (delivery) this.#endDamaged(delivery);
+      ended.push({ seq: row.seq, ending: "dead", session: row.session });
+    }
+    if (damaged.length > 0) ended.sort((one, other) => one.seq - other.seq);
+    const mine = ended.filter((row) => row.session === null || row.session === session);
+    return { entries, gaps: mergeGaps(after, lookedAt, unsettled, mine, box.forgotten), lookedAt, more };
+  }
+
+  #settle(user: string, session: string, changes: readonly Change[]): readonly number[] {
+    const box = this.#mailboxOf(user);
+    if (!box) return [];
+    const settled: number[] = [];
+    const open = (row: DeliveryRow | undefined): row is DeliveryRow => {
+      if (!row || (row.session !== null && row.session !== session)) return false;
+      if (!this.#hasExpired(row)) return true;
+      this.#endAndTell(row, EXPIRED);
+      return false;
+    };
+    for (const change of changes) {
+      switch (change[0]) {
+        case "acked":
+          for (const seq of change[1]) {
+            const row = this.#run.atSeq.get(box.id, seq);
+            if (open(row)) settled.push(this.#end(row, ACKED, null), ACKED);
+          }
+          break;
+        case "acked-upto": {
+          const except = new Set(change[2]);
+          for (const row of this.#run.upto.all(box.id, change[1]))
+            if (row.seq !== null && !except.has(row.seq) && open(row)) settled.push(this.#end(row, ACKED, null), ACKED);
+          break;
+        }
+        case "rejected": {
+          const row = this.#run.atSeq.get(box.id, change[1]);
+          if (open(row)) settled.push(this.#end(row, DEAD, change[2]), DEAD);
+          break;
+        }
+        case "nacked": {
+          const row = this.#run.atSeq.get(box.id, change[1]);
+          if (!open(row)) break;
+          if (row.attempts >= this.#options.maxAttempts) settled.push(this.#end(row, DEAD, `nacked ${row.attempts} times`), DEAD);
+          else if (change[2] > 0) this.#delay(row, this.#nowMs + change[2]);
+          else this.#comeAgain(row, row.attempts + 1);
+          break;
+        }
+      }
+    }
+    return settled;
+  }
+
+  #find(id: string): FindResult | null {
+    const rows = this.#run.states.all(id);
+    const [first] = rows;
+    if (!first) return null;
+    return { source: first.source, recipients: rows.map((row) => [row.user, row.ending, row.ended_ms]) };
+  }
+
+  #evict(id: string): number {
+    let evicted = 0;
+    for (const row of this.#run.ofMessage.all(id)) {
+      const hasExpired = this.#hasExpired(row);
+      this.#endAndTell(row, hasExpired ? EXPIRED : EVICTED);
+      if (!hasExpired) evicted += 1;
+    }
+    return evicted;
+  }
+
+  #readTotals(): Totals {
+    const stored = new Map(this.#run.totals.all().map((row) => [row.name, row.n]));
+    return Object.fromEntries(TOTALS.map((name, place) => [name, (stored.get(name) ?? 0) + (this.#totals[place] ?? 0)])) as Totals;
+  }
+
+  /** One step of what time does: expiry, return of nacked mail, purge. @returns whether there is more at once */
+  #sweep(): boolean {
+    const rows = this.#run.due.all(this.#nowMs, STEP_ROWS);
+    for (const row of rows) {
+      if (row.ending !== null) this.#purge(row);
+      else if (this.#hasExpired(row)) this.#endAndTell(row, EXPIRED);
+      else this.#comeAgain(row, row.attempts);
+    }
+    const keys = this.#run.dropKeys.run(this.#nowMs, STEP_ROWS).changes;
+    if (rows.length > 0 || keys > 0) this.wrote = true;
+    for (const next of [this.#run.nextDue.get(), this.#run.nextKeyDue.get()]) if (next) this.#noteDue(next.due_ms);
+    return rows.length === STEP_ROWS || keys === STEP_ROWS;
+  }
+
+  /** Gives one delivery its ending. @returns its number; what waited without one gets one, so that a resumer is told of the gap */
+  #end(row: DeliveryRow, ending: number, reason: string | null): number {
+    const box = this.#touch(this.#mailbox(row.mailbox));
+    if (row.seq === null) box.head += 1;
+    const seq = row.seq ?? box.head;
+    box.count -= 1;
+    box.bytes -= row.bytes;
+    this.#count(UNSETTLED, -1);
+    this.#count(FIRST_ENDING + ending, 1);
+    const isDead = ending === DEAD;
+    let isLast = true;
+    if (row.event !== null) {
+      if (row.recipients === 1 && !isDead) this.#run.dropEvent.run(row.event);
+      else {
+        const use = this.#run.useEvent.get(isDead ? 1 : 0, row.event);
+        isLast = !use || use.unsettled === 0;
+        if (use?.unsettled === 0 && use.dead === 0) this.#run.dropEvent.run(row.event);
+      }
+    }
+    // The state of a message is known until a while after its last ending: until then no row of it may be purged.
+    const dueMs = isLast ? this.#keptUntil(ending) : null;
+    this.#run.endDelivery.run(seq, isDead ? row.event : null, ENDINGS[ending], this.#nowMs, dueMs, reason, row.message, row.mailbox);
+    if (isLast && row.recipients !== 1) this.#run.releaseDeliveries.run(this.#keptUntil(DEAD), this.#keptUntil(ACKED), row.message);
+    if (dueMs !== null) this.#noteDue(this.#keptUntil(ACKED));
+    return seq;
+  }
+
+  #delay(row: DeliveryRow, untilMs: number): void {
+    const dueMs = Math.min(untilMs, row.expires_ms);
+    this.#run.moveDelivery.run(null, row.attempts + 1, dueMs, row.message, row.mailbox);
+    this.#noteDue(dueMs);
+    this.wrote = true;
+  }
+
+  /** Puts a message at the end of its mailbox again; one whose text was damaged is dead instead. */
+  #comeAgain(row: DeliveryRow, deliveryCount: number): void {
+    const box = this.#touch(this.#mailbox(row.mailbox));
+    const stored = row.event === null ? undefined : this.#run.readEvent.get(row.event);
+    if (!stored || crc32(stored.event) !== stored.checksum) {
+      this.#endDamaged(row);
+      return;
+    }
+    box.head += 1;
+    this.#run.moveDelivery.run(box.head, deliveryCount, row.expires_ms, row.message, row.mailbox);
+    this.#noteDue(row.expires_ms);
+    if (this.#attached.has(box.user))
+      this.happenings.push([this.#op, "again", box.user, [box.head, row.message, deliveryCount, stored.event, row.session]]);
+  }
+
+  #purge(row: DeliveryRow): void {
+    this.#run.dropDelivery.run(row.message, row.mailbox);
+    if (row.ending !== "acked" && row.seq !== null) {
+      const box = this.#mailbox(row.mailbox);
+      if (row.seq > box.forgotten) this.#touch(box).forgotten = row.seq;
+    }
+    if (row.event === null) return;
+    const use = this.#run.buryEvent.get(row.event);
+    if (use?.unsettled === 0 && use.dead === 0) this.#run.dropEvent.run(row.event);
+  }
+
+  #endDamaged(row: DeliveryRow): void {
+    this.log.push(`Message ${row.message} is damaged on the disk (its checksum is wrong): not delivered, kept as a dead letter. Check the disk.`);
+    this.#endAndTell(row, DEAD, "damaged");
+  }
+
+  /** Ends a delivery for a reason that is not a receiver's settlement, and tells its mailbox. */
+  #endAndTell(row: DeliveryRow, ending: number, reason: string | null = null): void {
+    const seq = this.#end(row, ending, reason);
+    this.happenings.push([this.#op, "ended", this.#mailbox(row.mailbox).user, seq, ending]);
+  }
+
+  #hasExpired(row: DeliveryRow): boolean {
+    return row.expires_ms <= this.#nowMs;
+  }
+
+  #keptUntil(ending: number): number {
+    return this.#stroke(this.#nowMs + (ending === DEAD ? KEEP_DEAD_MS : KEEP_MS));
+  }
+
+  #stroke(ms: number): number {
+    return Math.ceil(ms / STROKE_MS) * STROKE_MS;
+  }
+
+  #noteDue(ms: number): void {
+    if (this.dueMs === null || ms < this.dueMs) this.dueMs = ms;
+  }
+
+  #count(place: number, n: number): void {
+    this.#totals[place] = (this.#totals[place] ?? 0) + n;
+  }
+
+  #mailboxOf(user: string): MailboxRow | undefined {
+    const box = this.#byUser.get(user) ?? this.#run.mailboxOf.get(user);
+    if (box && !this.#byUser.has(user)) this.#cache(box);
+    return box;
+  }
+
+  #mailbox(id: number): MailboxRow {
+    const cached = this.#byId.get(id);
+    if (cached) return cached;
+    const box = this.#run.mailbox.get(id);
+    if (!box) throw new Error(`A delivery belongs to mailbox ${id}, which does not exist.`);
+    return this.#cache(box);
+  }
+
+  #cache(box: MailboxRow): MailboxRow {
+    this.#byUser.set(box.user, box);
+    this.#byId.set(box.id, box);
+    return box;
+  }
+
+  #makeMailbox(user: string): MailboxRow {
+    const id = Number(this.#run.makeMailbox.run(user).lastInsertRowid);
+    const box = this.#cache({ id, user, head: 0, count: 0, bytes: 0, forgotten: 0 });
+    this.#marks.at(-1)?.made.push(box);
+    return box;
+  }
+
+  /** Says that a mailbox is about to change. */
+  #touch(box: MailboxRow): MailboxRow {
+    this.wrote = true;
+    this.#changed.add(box);
+    const mark = this.#marks.at(-1);
+    if (mark && !mark.before.has(box)) mark.before.set(box, { head: box.head, count: box.count, bytes: box.bytes, forgotten: box.forgotten });
+    return box;
+  }
+
+  #mark(): void {
+    this.#control.mark();
+    this.#marks.push({ before: new Map(), made: [], totals: [...this.#totals], happenings: this.happenings.length, log: this.log.length });
+  }
+
+  #release(): void {
+    this.#control.release();
+    const mark = this.#marks.pop();
+    const outer = this.#marks.at(-1);
+    if (!mark || !outer) return;
+    for (const [box, before] of mark.before) if (!outer.before.has(box)) outer.before.set(box, before);
+    outer.made.push(...mark.made);
+  }
+
+  #back(): void {
+    this.#control.back();
+    this.#control.release();
+    const mark = this.#marks.pop();
+    if (!mark) return;
+    for (const [box, before] of mark.before) Object.assign(box, before);
+    for (const box of mark.made) {
+      this.#byUser.delete(box.user);
+      this.#byId.delete(box.id);
+      this.#changed.delete(box);
+    }
+    this.#totals = mark.totals;
+    this.happenings.length = mark.happenings;
+    this.log.length = mark.log;
+  }
+}

@@ -1,0 +1,104 @@
+/**
+ * Translates between the engine's interface and what its two threads say to each other.
+ * @module
+ */
+import type { Accepted, Addressed, Appended, Ended, Entry, Gap, MessageState, Settlement } from "../engine.ts";
+import { HandoverError } from "../errors.ts";
+import type { MessageId, SessionId, UserId } from "../protocol.ts";
+import { type AppendItem, type AppendResult, type Change, CONFLICT, ENDINGS, type EntryRow, type FindResult, FULL } from "./sqlite-call.ts";
+
+export function toItem(message: Addressed): AppendItem {
+  const { recipients, idempotency } = message;
+  if (recipients.length === 0) throw wrong("A message needs at least one recipient");
+  const users = recipients.map(({ user }) => checkText(user, "user"));
+  if (new Set(users).size < users.length) throw wrong("A message names a recipient twice");
+  const acceptedAtMs = checkWhole(message.acceptedAtMs, "acceptedAtMs");
+  const expiresAtMs = checkWhole(message.expiresAtMs, "expiresAtMs");
+  return [
+    checkText(message.id, "id"),
+    checkText(message.source, "source"),
+    checkText(message.event, "event"),
+    acceptedAtMs,
+    expiresAtMs,
+    checkWhole(message.ttlSeconds ?? Math.max(0, Math.round((expiresAtMs - acceptedAtMs) / 1_000)), "ttlSeconds"),
+    users,
+    recipients.some(({ session }) => session !== undefined)
+      ? recipients.map(({ session }) => (session === undefined ? null : checkText(session, "session")))
+      : null,
+    message.topic === undefined ? null : checkText(message.topic, "topic"),
+    idempotency ? checkText(idempotency.key, "key") : null,
+    idempotency ? checkText(idempotency.hash, "hash") : null,
+  ];
+}
+
+export function toAppended(message: Addressed, item: AppendItem | undefined, result: AppendResult | undefined): Appended {
+  if (result === CONFLICT) return { outcome: "conflict" };
+  if (result === FULL) return { outcome: "full" };
+  if (typeof result === "string") return { outcome: "repeated", accepted: JSON.parse(result) as Accepted };
+  if (typeof result !== "object" || !item) return { outcome: "not-stored" };
+  const users = message.recipients.map(({ user }) => user);
+  const recipients = users.filter((_user, place) => (result[place] ?? 0) > 0);
+  const accepted = { id: message.id, time: new Date(item[3]).toISOString(), ttl: item[5], recipients };
+  if (recipients.length === users.length) return { outcome: "stored", accepted };
+  return { outcome: "stored", accepted: { ...accepted, refused: users.filter((_user, place) => (result[place] ?? 0) === 0) } };
+}
+
+export function toChange(change: Settlement): Change {
+  switch (change.kind) {
+    case "acked":
+      return ["acked", change.seqs.map((seq) => checkWhole(seq, "seq"))];
+    case "acked-upto":
+      return ["acked-upto", checkWhole(change.upto, "upto"), change.except.map((seq) => checkWhole(seq, "seq"))];
+    case "rejected":
+      return ["rejected", checkWhole(change.seq, "seq"), checkText(change.reason, "reason")];
+    case "nacked":
+      return ["nacked", checkWhole(change.seq, "seq"), checkWhole(Math.ceil(change.retryAfterMs), "retryAfterMs")];
+  }
+}
+
+export function toEntry(row: EntryRow): Entry {
+  const [seq, id, deliveryCount, event, session] = row;
+  return { seq, id: id as MessageId, deliveryCount, event, ...(session === null ? {} : { session: session as SessionId }) };
+}
+
+/** Only plain values may reach the worker: one that cannot be copied or bound would spoil a whole batch. */
+export function checkText<T extends string>(value: T, what: string): T {
+  if (typeof value !== "string") throw wrong(`${what} is not text`);
+  return value;
+}
+
+export function checkWhole(value: number, what: string): number {
+  if (!Number.isSafeInteger(value)) throw wrong(`${what} is not a whole number`);
+  return value;
+}
+
+function wrong(what: string): HandoverError {
+  return new HandoverError("internal", `The store was asked for something it cannot do: ${what}. Nothing was stored.`);
+}
+
+/** Flat triples, as the worker answers a read. */
+export function toGaps(flat: readonly number[]): Gap[] {
+  const gaps: Gap[] = [];
+  for (let at = 0; at < flat.length; at += 3) {
+    const [from = 0, to = 0, reason = -1] = flat.slice(at, at + 3);
+    const ending = ENDINGS[reason];
+    gaps.push({ from, to, reason: ending === undefined || ending === "acked" ? "unknown" : ending });
+  }
+  return gaps;
+}
+
+/** Flat pairs, as the worker answers a settlement. */
+export function toEnded(flat: readonly number[]): Ended[] {
+  const ended: Ended[] = [];
+  for (let at = 0; at < flat.length; at += 2) ended.push({ seq: flat[at] ?? 0, ending: ENDINGS[flat[at + 1] ?? 0] ?? "acked" });
+  return ended;
+}
+
+export function toState(found: FindResult): MessageState {
+  const recipients = found.recipients.map(([user, ending, endedAtMs]) => ({
+    user: user as UserId,
+    state: ENDINGS.find((each) => each === ending) ?? ("waiting" as const),
+    ...(endedAtMs === null ? {} : { endedAtMs }),
+  }));
+  return { source: found.source, recipients };
+}

@@ -1,0 +1,165 @@
+/**
+ * The thread that owns the database. It takes batches of operations, carries each out in one transaction and answers when that is durable;
+ * between batches it keeps the file in order.
+ * @module
+ */
+import { parentPort, workerData } from "node:worker_threads";
+import type { Batch, FromWorker, Op, Result, ToWorker, WorkerOptions } from "./sqlite-call.ts";
+import { Reserve } from "./sqlite-reserve.ts";
+import { CannotOpen, type Db, openDatabase, sqliteCode, text } from "./sqlite-schema.ts";
+import { Store } from "./sqlite-store.ts";
+
+/** Pages in the write-ahead log from which on they are written back into the database file. */
+const CHECKPOINT_PAGES = 1_000;
+const QUIET_CHECKPOINT_PAGES = 100;
+/** Batches between two looks at the log's length. */
+const LOOK_EVERY = 16;
+/** Free pages, at least this many and a quarter of the file, from which on the file is made smaller, so many at a step. */
+const FREE_PAGES = 1_024;
+const VACUUM_PAGES = 256;
+
+/** What goes on when the disk is full: at first all, then no new mail, at last nothing that writes. */
+type Level = 0 | 1 | 2;
+
+const NO_ROOM: Result = {
+  refused: "store-full",
+  message: "The disk of the store is full. Nothing was stored; try again when the operator has made room.",
+};
+
+class Desk {
+  readonly #db: Db;
+  readonly #store: Store;
+  readonly #reserve: Reserve;
+  readonly #log: string[] = [];
+  readonly #look: { all(): unknown[] };
+  #batches = 0;
+
+  constructor(db: Db, options: WorkerOptions) {
+    this.#db = db;
+    this.#store = new Store(db, options);
+    this.#reserve = new Reserve(options.dir, options.reserveBytes);
+    this.#look = db.prepare("PRAGMA wal_checkpoint(NOOP)");
+    if (!this.#reserve.restore()) this.#log.push(`The disk of ${options.dir} is full: new messages are refused until there is room again.`);
+  }
+
+  get epoch(): string {
+    return this.#store.epoch;
+  }
+
+  takeLog(): string[] {
+    return this.#log.splice(0);
+  }
+
+  /** Carries out a batch. Throws only what must stop the process. */
+  carryOut(batch: Batch): FromWorker {
+    const hasNewMail = batch.ops.some((op) => op[0] === "append");
+    let level: Level = hasNewMail && !this.#reserve.restore() ? 1 : 0;
+    let apart = false;
+    for (;;) {
+      try {
+        this.#store.begin(batch.nowMs);
+        const results = batch.ops.map((op, place) => this.#one(op, place, level, apart));
+        this.#store.commit();
+        const { happenings, dueMs, wrote, log } = this.#store;
+        return { kind: "done", results, happenings, dueMs, wrote, log: [...this.takeLog(), ...log] };
+      } catch (thrown) {
+        this.#store.rollback();
+        if (isFull(thrown)) {
+          if (level === 2)
+            return { kind: "done", results: batch.ops.map(() => NO_ROOM), happenings: [], dueMs: null, wrote: false, log: this.takeLog() };
+          if (level === 0) this.#log.push("The disk is full: new messages are refused until there is room again. Acknowledgements go on.");
+          this.#reserve.release();
+          level = level === 0 ? 1 : 2;
+        } else if (isOfTheOp(thrown) && !apart) apart = true;
+        else throw thrown;
+      }
+    }
+  }
+
+  #one(op: Op, place: number, level: Level, apart: boolean): Result {
+    const isWriting = op[0] === "append" || op[0] === "settle" || op[0] === "evict" || op[0] === "sweep";
+    if ((level >= 1 && op[0] === "append") || (level === 2 && isWriting)) return NO_ROOM;
+    if (!apart) return this.#store.run(op, place);
+    try {
+      return this.#store.runApart(op, place);
+    } catch (thrown) {
+      if (!isOfTheOp(thrown)) throw thrown;
+      this.#log.push(`An operation (${op[0]}) could not be carried out: ${text(thrown)}`);
+      return { refused: "internal", message: `The store could not carry this out (${text(thrown)}). Nothing of it was stored.` };
+    }
+  }
+
+  /** Upkeep after an answer has gone out. @returns whether there is more to do at the next quiet moment */
+  rest(isQuiet: boolean): boolean {
+    this.#batches += 1;
+    if (!isQuiet && this.#batches % LOOK_EVERY !== 0) return false;
+    try {
+      const [look] = this.#look.all() as { log: number; checkpointed: number }[];
+      if (look && look.log - look.checkpointed >= (isQuiet ? QUIET_CHECKPOINT_PAGES : CHECKPOINT_PAGES)) this.#db.pragma("wal_checkpoint(PASSIVE)");
+      if (!isQuiet) return false;
+      const free = Number(this.#db.pragma("freelist_count", { simple: true }));
+      if (free < FREE_PAGES || free * 4 < Number(this.#db.pragma("page_count", { simple: true }))) return false;
+      this.#db.exec(`PRAGMA incremental_vacuum(${VACUUM_PAGES})`);
+      return true;
+    } catch (thrown) {
+      if (!isFull(thrown)) throw thrown;
+      if (this.#db.inTransaction) this.#db.exec("ROLLBACK");
+      this.#reserve.release();
+      return false;
+    }
+  }
+
+  close(): void {
+    this.#db.close();
+  }
+}
+
+function isFull(thrown: unknown): boolean {
+  return sqliteCode(thrown)?.startsWith("SQLITE_FULL") ?? false;
+}
+
+/** Whether an error comes from what was asked, and not from the store. */
+function isOfTheOp(thrown: unknown): boolean {
+  const code = sqliteCode(thrown);
+  return code === undefined || /^SQLITE_(CONSTRAINT|TOOBIG|MISMATCH|RANGE)/.test(code);
+}
+
+function serve(port: NonNullable<typeof parentPort>, options: WorkerOptions): void {
+  const say = (message: FromWorker) => port.postMessage(message);
+  let desk: Desk;
+  try {
+    desk = new Desk(openDatabase(options.dir), options);
+  } catch (thrown) {
+    say({
+      kind: "refused",
+      message: thrown instanceof CannotOpen ? thrown.message : `The store in ${options.dir} cannot be opened: ${text(thrown)}.`,
+    });
+    port.close();
+    return;
+  }
+  port.on("message", (message: ToWorker) => {
+    try {
+      switch (message.kind) {
+        case "batch":
+          say(desk.carryOut(message.batch));
+          desk.rest(false);
+          break;
+        case "rest":
+          say({ kind: "rested", more: desk.rest(true), log: desk.takeLog() });
+          break;
+        case "close":
+          desk.close();
+          say({ kind: "closed" });
+          port.close();
+          break;
+      }
+    } catch (thrown) {
+      // From here on nothing is carried out any more: what the disk holds is what was answered, and perhaps the batch that failed.
+      say({ kind: "failed", message: `${sqliteCode(thrown) ?? "error"}: ${text(thrown)}`, log: desk.takeLog() });
+      port.close();
+    }
+  });
+  say({ kind: "open", epoch: desk.epoch, log: desk.takeLog() });
+}
+
+if (parentPort) serve(parentPort, workerData as WorkerOptions);

@@ -1,0 +1,468 @@
+/**
+ * The embedded engine: one SQLite database in a data folder, owned by one worker thread.
+ *
+ * This side gathers what is asked for and hands it to the worker as one batch: at once while the worker is idle, and with the next batch
+ * while it is busy. So a lone caller waits for one sync of the disk, and sixty-four share one.
+ * @module
+ */
+import { Worker } from "node:worker_threads";
+import type {
+  Addressed,
+  Appended,
+  Attachment,
+  Ended,
+  Engine,
+  EngineFailed,
+  Entry,
+  Gap,
+  MailboxEvents,
+  MessageState,
+  Page,
+  Settlement,
+  Totals,
+} from "../engine.ts";
+import { HandoverError } from "../errors.ts";
+import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
+import { ENDINGS, type FromWorker, type Happening, type Op, type Result, type ResultOf, type ToWorker, type WorkerOptions } from "./sqlite-call.ts";
+import { checkText, checkWhole, toAppended, toChange, toEnded, toEntry, toGaps, toItem, toState } from "./sqlite-value.ts";
+
+export interface SqliteOptions {
+  /** The data folder; made on first use, mode 0700. */
+  readonly dir: string;
+  /** Most unsettled messages in a mailbox. */
+  readonly mailboxMaxMessages?: number;
+  /** Most bytes of unsettled events in a mailbox. */
+  readonly mailboxMaxBytes?: number;
+  /** How often a message is handed out before a nack makes it a dead letter. */
+  readonly maxAttempts?: number;
+  /** How long a commit may take before the store counts as failed. */
+  readonly commitTimeoutMs?: number;
+  /** Room on the disk that is kept for acknowledgements when it is full. */
+  readonly reserveBytes?: number;
+  /** The clock, ms since the Unix epoch. */
+  readonly now?: () => number;
+  /** Takes one line for the operator. */
+  readonly log?: (line: string) => void;
+}
+
+/** The embedded engine, with what only it has. */
+export interface SqliteEngine extends Engine {
+  /** Does now what time has made due: expiry, return of nacked mail, purge. It happens by itself; for tests with a clock of their own. */
+  sweep(): Promise<void>;
+  /** Commits, each with its sync, since it was opened. */
+  readonly commits: number;
+}
+
+/** A timer sleeps no longer than this, so that a clock that is set anew does no harm. */
+const MAX_SLEEP_MS = 60_000;
+/** Two sweeps are this far apart at least. */
+const MIN_SLEEP_MS = 10;
+/** Upkeep of the file after so long; its steps follow one another after so long. */
+const REST_MS = 1_000;
+const REST_STEP_MS = 20;
+/** Most deliveries in one batch: what it takes stays far below the commit's timeout. */
+const MAX_BATCH = 10_000;
+
+/** Makes an engine that stores in `options.dir`; nothing is opened before `open`. */
+export function sqliteEngine(options: SqliteOptions): SqliteEngine {
+  return new Sqlite(options);
+}
+
+interface Asked {
+  readonly op: Op;
+  readonly weight: number;
+  /** Takes the result, in the order of the batch; throws nothing. */
+  readonly done: (result: Result) => void;
+  readonly failed: (cause: HandoverError) => void;
+}
+
+/** An attachment as the engine sees it, with what it is to be told after this batch. */
+interface Tail {
+  readonly user: UserId;
+  readonly events: MailboxEvents;
+  /** Whether the worker has carried out the attachment: it is told of what came after that. */
+  isLive: boolean;
+  entries: Entry[];
+  ended: Ended[];
+}
+
+class Sqlite implements SqliteEngine {
+  readonly name = "sqlite";
+  readonly supports = { durable: "power", manyNodes: false, topic: true, takeBack: true, state: true, receipts: false } as const;
+  commits = 0;
+
+  readonly #workerOptions: WorkerOptions;
+  readonly #commitTimeoutMs: number;
+  readonly #now: () => number;
+  readonly #log: (line: string) => void;
+  readonly #tails = new Map<UserId, Tail>();
+  #worker: Worker | undefined;
+  #epoch = "" as Epoch;
+  #state: "new" | "open" | "closing" | "closed" | "failed" = "new";
+  #failed: EngineFailed = () => {};
+  #queue: Asked[] = [];
+  #sent: readonly Asked[] | undefined;
+  #isFlushPlanned = false;
+  #withNews = new Set<Tail>();
+  #watchdog: NodeJS.Timeout | undefined;
+  #sweepTimer: NodeJS.Timeout | undefined;
+  #sweepAtMs = Number.POSITIVE_INFINITY;
+  #restTimer: NodeJS.Timeout | undefined;
+  #closing: Promise<void> | undefined;
+  #whenIdle: (() => void) | undefined;
+  #whenClosed: (() => void) | undefined;
+
+  constructor(options: SqliteOptions) {
+    this.#workerOptions = {
+      dir: options.dir,
+      mailboxMaxMessages: options.mailboxMaxMessages ?? 10_000,
+      mailboxMaxBytes: options.mailboxMaxBytes ?? 64 * 1024 * 1024,
+      maxAttempts: options.maxAttempts ?? 10,
+      reserveBytes: options.reserveBytes ?? 4 * 1024 * 1024,
+    };
+    this.#commitTimeoutMs = options.commitTimeoutMs ?? 5_000;
+    this.#now = options.now ?? Date.now;
+    this.#log = options.log ?? ((line) => console.error(line));
+  }
+
+  async open(failed: EngineFailed): Promise<void> {
+    if (this.#state !== "new") throw new HandoverError("store-unavailable", "The store was opened before; make a new engine to open it again.");
+    this.#failed = failed;
+    const extension = import.meta.url.endsWith(".ts") ? "ts" : "js";
+    const worker = new Worker(new URL(`./sqlite-worker.${extension}`, import.meta.url), { workerData: this.#workerOptions, name: "handover-store" });
+    this.#worker = worker;
+    await new Promise<void>((resolve, reject) => {
+      const refuse = (message: string) => {
+        this.#state = "closed";
+        reject(new HandoverError("store-unavailable", message));
+      };
+      worker.once("message", (message: FromWorker) => {
+        if (message.kind !== "open") return refuse(message.kind === "refused" ? message.message : "The store's thread did not begin as it should.");
+        this.#epoch = message.epoch as Epoch;
+        this.#state = "open";
+        for (const line of message.log) this.#log(line);
+        worker.on("message", (next: FromWorker) => this.#receive(next));
+        resolve();
+      });
+      worker.on("error", (cause) => {
+        if (this.#state === "new") refuse(`The store's thread did not begin: ${cause.message}`);
+        else this.#fail(`The store's thread ended with an error: ${cause.message}`, cause);
+      });
+      worker.once("exit", () => {
+        this.#whenClosed?.();
+        if (this.#state === "new") refuse("The store's thread ended before it had begun.");
+        else if (this.#state !== "closed") this.#fail("The store's thread has ended.");
+      });
+    });
+    // Whatever came due while nobody looked.
+    await this.sweep();
+  }
+
+  async append(batch: readonly Addressed[]): Promise<readonly Appended[]> {
+    if (batch.length === 0) return [];
+    const items = batch.map(toItem);
+    const weight = items.reduce((sum, item) => sum + item[6].length, 0);
+    return new Promise((resolve, reject) => {
+      this.#ask(["append", items], weight, reject, (results: ResultOf["append"]) => {
+        resolve(batch.map((message, place) => toAppended(message, items[place], results[place])));
+        for (const [place, message] of batch.entries()) {
+          const seqs = results[place];
+          if (typeof seqs === "object" && message.expiresAtMs > message.acceptedAtMs) this.#tellStored(message, seqs);
+        }
+      });
+    });
+  }
+
+  async attach(user: UserId, events: MailboxEvents): Promise<Attachment> {
+    if (this.#tails.has(user)) throw new HandoverError("internal", `The mailbox of ${user} is attached already; detach first.`);
+    const tail: Tail = { user, events, isLive: false, entries: [], ended: [] };
+    // Taken at once, so that a second attachment is refused; news are told from the worker's answer on.
+    this.#tails.set(user, tail);
+    const head = await new Promise<Seq>((resolve, reject) => {
+      const forget = (cause: HandoverError) => {
+        if (this.#tails.get(user) === tail) this.#tails.delete(user);
+        reject(cause);
+      };
+      this.#ask(["attach", checkText(user, "user")], 1, forget, (answer: ResultOf["attach"]) => {
+        tail.isLive = true;
+        resolve(answer);
+      });
+    });
+    return {
+      epoch: this.#epoch,
+      head,
+      read: (request) => this.#read(user, request),
+      settle: (changes, session) => this.#settle(user, changes, session),
+      detach: () => this.#detach(tail),
+    };
+  }
+
+  async #read(user: UserId, request: Parameters<Attachment["read"]>[0]): Promise<Page> {
+    const session = checkText(request.session, "session");
+    const [limit, maxBytes] = [checkWhole(request.limit, "limit"), checkWhole(request.maxBytes, "maxBytes")];
+    let upto = checkWhole(request.after, "after");
+    let bytes = 0;
+    const entries: Entry[] = [];
+    const gaps: Gap[] = [];
+    // One step looks at a bounded number of rows; a mailbox with very many endings takes several, and others get their turn between them.
+    for (;;) {
+      const op = ["read", user, session, upto, limit - entries.length, maxBytes - bytes] as const;
+      const step = await this.#call<ResultOf["read"]>(op, 100);
+      for (const row of step.entries) {
+        entries.push(toEntry(row));
+        bytes += Buffer.byteLength(row[3]);
+      }
+      gaps.push(...toGaps(step.gaps));
+      upto = step.lookedAt;
+      if (!step.more || entries.length >= limit || bytes >= maxBytes) return { entries, gaps, upto };
+    }
+  }
+
+  async #settle(user: UserId, changes: readonly Settlement[], session: SessionId): Promise<readonly Ended[]> {
+    const op = ["settle", user, checkText(session, "session"), changes.map(toChange)] as const;
+    const weight = changes.reduce((sum, change) => sum + (change.kind === "acked" ? change.seqs.length : 10), 1);
+    return toEnded(await this.#call<ResultOf["settle"]>(op, weight));
+  }
+
+  async #detach(tail: Tail): Promise<void> {
+    if (this.#tails.get(tail.user) !== tail) return;
+    this.#tails.delete(tail.user);
+    // A store that is gone need not be told.
+    if (this.#state === "open") await this.#call(["detach", tail.user], 1).catch(() => {});
+  }
+
+  async find(id: MessageId): Promise<MessageState | undefined> {
+    const found = await this.#call<ResultOf["find"]>(["find", checkText(id, "id")], 1);
+    return found ? toState(found) : undefined;
+  }
+
+  async evict(id: MessageId): Promise<number> {
+    return this.#call(["evict", checkText(id, "id")], 10);
+  }
+
+  async totals(): Promise<Totals> {
+    return this.#call(["totals"], 1);
+  }
+
+  async sweep(): Promise<void> {
+    for (let isMore = true; isMore; ) {
+      isMore = await new Promise<boolean>((resolve, reject) => {
+        this.#ask(["sweep"], 1_000, reject, (more: boolean) => {
+          // The answer to this batch says anew when the next one is due.
+          this.#sweepAtMs = Number.POSITIVE_INFINITY;
+          resolve(more);
+        });
+      });
+    }
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    const worker = this.#worker;
+    if (this.#state === "open" && worker) {
+      this.#state = "closing";
+      if (this.#queue.length > 0 || this.#sent) await new Promise<void>((resolve) => (this.#whenIdle = resolve));
+      // What failed on the way has said so to its callers.
+      if (this.#isFailed()) return;
+      this.#stopTimers();
+      this.#tails.clear();
+      const closed = new Promise<void>((resolve) => (this.#whenClosed = resolve));
+      this.#watch("The store did not close in time.");
+      worker.postMessage({ kind: "close" } satisfies ToWorker);
+      await closed;
+      clearTimeout(this.#watchdog);
+      if (!this.#isFailed()) this.#state = "closed";
+    } else if (this.#state === "new") this.#state = "closed";
+  }
+
+  #isFailed(): boolean {
+    return this.#state === "failed";
+  }
+
+  #call<R extends Result>(op: Op, weight: number): Promise<R> {
+    return new Promise((resolve, reject) => this.#ask(op, weight, reject, (result: R) => resolve(result)));
+  }
+
+  /** Queues an operation. `take` gets its result; `reject` why there is none. Never throws. */
+  #ask<R extends Result>(op: Op, weight: number, reject: (cause: HandoverError) => void, take: (result: R) => void): void {
+    if (this.#state !== "open") {
+      const why = this.#state === "failed" ? "has failed; the server must be started again" : this.#state === "new" ? "is not open yet" : "is closed";
+      reject(new HandoverError("store-unavailable", `The store ${why}. Nothing was stored.`));
+      return;
+    }
+    const done = (result: Result) => {
+      if (typeof result === "object" && result !== null && "refused" in result) reject(new HandoverError(result.refused, result.message));
+      else take(result as R);
+    };
+    this.#queue.push({ op, weight, done, failed: reject });
+    if (this.#sent || this.#isFlushPlanned) return;
+    this.#isFlushPlanned = true;
+    // At the end of this turn: what one read of the sockets brought goes together.
+    setImmediate(() => {
+      this.#isFlushPlanned = false;
+      this.#flush();
+    });
+  }
+
+  #flush(): void {
+    if (this.#sent || this.#queue.length === 0 || this.#isFailed()) return;
+    let weight = 0;
+    let count = 0;
+    for (const asked of this.#queue) {
+      weight += asked.weight;
+      if (count > 0 && weight > MAX_BATCH) break;
+      count += 1;
+    }
+    const batch = count === this.#queue.length ? this.#queue : this.#queue.slice(0, count);
+    this.#queue = count === this.#queue.length ? [] : this.#queue.slice(count);
+    this.#sent = batch;
+    this.#watch("A commit was not answered in time: the disk hangs.");
+    this.#worker?.postMessage({ kind: "batch", batch: { nowMs: this.#now(), ops: batch.map((asked) => asked.op) } } satisfies ToWorker);
+  }
+
+  #receive(message: FromWorker): void {
+    if (this.#isFailed()) return;
+    if ("log" in message) for (const line of message.log) this.#log(line);
+    switch (message.kind) {
+      case "done":
+        this.#finish(message);
+        return;
+      case "rested":
+        if (message.more) this.#restSoon(REST_STEP_MS);
+        return;
+      case "failed":
+        this.#fail(`The store cannot be written any more (${message.message}).`);
+        return;
+      case "closed":
+        this.#state = "closed";
+        this.#whenClosed?.();
+        return;
+    }
+  }
+
+  #finish(message: Extract<FromWorker, { kind: "done" }>): void {
+    const batch = this.#sent ?? [];
+    this.#sent = undefined;
+    clearTimeout(this.#watchdog);
+    // The next batch first: the worker shall not wait while the results of this one are handed out.
+    this.#flush();
+    if (message.wrote) {
+      this.commits += 1;
+      this.#restSoon(REST_MS);
+    }
+    let next = 0;
+    for (const [place, asked] of batch.entries()) {
+      const result = message.results[place];
+      if (result === undefined) asked.failed(new HandoverError("internal", "The store's thread gave no answer to this."));
+      else asked.done(result);
+      for (let happening = message.happenings[next]; happening && happening[0] === place; happening = message.happenings[next]) {
+        this.#hear(happening);
+        next += 1;
+      }
+    }
+    if (message.dueMs !== null) this.#sweepBy(message.dueMs);
+    for (const tail of this.#withNews) this.#tell(tail);
+    this.#withNews.clear();
+    if (!this.#sent && this.#queue.length === 0) this.#whenIdle?.();
+  }
+
+  #tailOf(user: string): Tail | undefined {
+    const tail = this.#tails.get(user as UserId);
+    return tail?.isLive ? tail : undefined;
+  }
+
+  #tellStored(message: Addressed, seqs: readonly number[]): void {
+    for (const [place, { user, session }] of message.recipients.entries()) {
+      const seq = seqs[place] ?? 0;
+      const tail = seq > 0 ? this.#tailOf(user) : undefined;
+      if (!tail) continue;
+      tail.entries.push({ seq, id: message.id, deliveryCount: 1, event: message.event, ...(session === undefined ? {} : { session }) });
+      this.#withNews.add(tail);
+    }
+  }
+
+  #hear(happening: Happening): void {
+    const tail = this.#tailOf(happening[2]);
+    if (!tail) return;
+    if (happening[1] === "again") tail.entries.push(toEntry(happening[3]));
+    else tail.ended.push({ seq: happening[3], ending: ENDINGS[happening[4]] ?? "dead" });
+    this.#withNews.add(tail);
+  }
+
+  /** Deliveries first: an ending may be of one of them. */
+  #tell(tail: Tail): void {
+    const { entries, ended } = tail;
+    tail.entries = [];
+    tail.ended = [];
+    try {
+      if (entries.length > 0 && this.#tails.get(tail.user) === tail) tail.events.deliver(entries);
+      if (ended.length > 0 && this.#tails.get(tail.user) === tail) tail.events.ended(ended);
+    } catch (thrown) {
+      this.#log(`A mailbox's events could not be handed on: ${String(thrown)}`);
+    }
+  }
+
+  #sweepBy(dueMs: number): void {
+    if (this.#state !== "open" || dueMs >= this.#sweepAtMs) return;
+    this.#sweepAtMs = dueMs;
+    clearTimeout(this.#sweepTimer);
+    const sleepMs = Math.min(Math.max(dueMs - this.#now(), MIN_SLEEP_MS), MAX_SLEEP_MS);
+    this.#sweepTimer = setTimeout(() => {
+      this.#sweepAtMs = Number.POSITIVE_INFINITY;
+      if (this.#now() < dueMs) return this.#sweepBy(dueMs);
+      // A full disk or a store that is closing: what is due stays due.
+      this.sweep().catch(() => this.#sweepBy(this.#now() + 1_000));
+    }, sleepMs).unref();
+  }
+
+  #restSoon(sleepMs: number): void {
+    if (this.#state !== "open") return;
+    this.#restTimer ??= setTimeout(() => {
+      this.#restTimer = undefined;
+      if (this.#sent || this.#queue.length > 0) this.#restSoon(REST_MS);
+      else this.#worker?.postMessage({ kind: "rest" } satisfies ToWorker);
+    }, sleepMs).unref();
+  }
+
+  /** Fails the store when the worker does not answer in time. In two halves: a process that was stopped for a while is not a disk that hangs. */
+  #watch(what: string): void {
+    clearTimeout(this.#watchdog);
+    const halfMs = this.#commitTimeoutMs / 2;
+    this.#watchdog = setTimeout(() => {
+      this.#watchdog = setTimeout(() => this.#fail(what), halfMs);
+    }, halfMs);
+  }
+
+  #stopTimers(): void {
+    clearTimeout(this.#watchdog);
+    clearTimeout(this.#sweepTimer);
+    clearTimeout(this.#restTimer);
+  }
+
+  /** The end of this engine: what is on the disk can be trusted, what will be written cannot. */
+  #fail(what: string, cause?: unknown): void {
+    if (this.#state === "failed" || this.#state === "closed") return;
+    this.#state = "failed";
+    this.#stopTimers();
+    this.#worker?.unref();
+    const error = new HandoverError(
+      "store-unavailable",
+      `${what} This process must stop and be started again when the disk of ${this.#workerOptions.dir} is in order; nothing that was accepted is lost.`,
+      { cause },
+    );
+    const asked = [...(this.#sent ?? []), ...this.#queue];
+    this.#sent = undefined;
+    this.#queue = [];
+    for (const each of asked) each.failed(error);
+    const tails = [...this.#tails.values()];
+    this.#tails.clear();
+    for (const tail of tails) tail.events.lost(error);
+    this.#failed(error);
+    this.#whenIdle?.();
+    this.#whenClosed?.();
+  }
+}

@@ -1,0 +1,204 @@
+/**
+ * Real tabs for tests: Chromium through playwright-core, and the page of Example 10 as a person uses it.
+ * @module
+ */
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
+
+const CHROMIUM_PATH = process.env.CHROMIUM_PATH ?? "/usr/bin/chromium";
+const IMAGES = fileURLToPath(new URL("../../docs/images/", import.meta.url));
+
+/** How long a test waits for what must happen in a tab: a loaded machine, not a fast one, sets it. */
+export const DEADLINE_MS = 15_000;
+
+/**
+ * Why there are no browser tests here, or undefined when there are.
+ * @throws Error in CI, where a missing Chromium is a failure and not a reason
+ */
+export function reasonWithoutChromium(): string | undefined {
+  if (existsSync(CHROMIUM_PATH)) return undefined;
+  const reason = `Chromium is not at ${CHROMIUM_PATH}: install Debian's package chromium, or set CHROMIUM_PATH`;
+  if (process.env.CI) throw new Error(reason);
+  return reason;
+}
+
+export async function launchChromium(): Promise<Browser> {
+  return chromium.launch({
+    executablePath: CHROMIUM_PATH,
+    headless: true,
+    args: [
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-quic",
+      "--no-first-run",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+    ],
+  });
+}
+
+/** A browser of its own, as of another person: nothing is shared with other contexts. */
+export async function openContext(browser: Browser, options: BrowserContextOptions = {}): Promise<BrowserContext> {
+  const context = await browser.newContext({ locale: "en-GB", timezoneId: "UTC", viewport: { width: 1180, height: 1020 }, ...options });
+  context.setDefaultTimeout(DEADLINE_MS);
+  return context;
+}
+
+/** Makes every WebSocket of this browser fail before it opens, as behind a proxy that refuses the upgrade. */
+export async function blockWebSocket(context: BrowserContext): Promise<void> {
+  await context.addInitScript(() => {
+    class BlockedWebSocket extends EventTarget {
+      readonly url: string;
+      readonly protocol = "";
+      readyState = 0;
+      onopen: ((event: Event) => void) | null = null;
+      onmessage: ((event: Event) => void) | null = null;
+      onerror: ((event: Event) => void) | null = null;
+      onclose: ((event: Event) => void) | null = null;
+      constructor(url: string | URL) {
+        super();
+        this.url = String(url);
+        setTimeout(() => {
+          this.readyState = 3;
+          const error = new Event("error");
+          const close = new CloseEvent("close", { code: 1006, wasClean: false });
+          this.dispatchEvent(error);
+          this.onerror?.(error);
+          this.dispatchEvent(close);
+          this.onclose?.(close);
+        });
+      }
+      send(): never {
+        throw new DOMException("The socket is not open.", "InvalidStateError");
+      }
+      close(): void {
+        this.readyState = 3;
+      }
+      static readonly CONNECTING = 0;
+      static readonly OPEN = 1;
+      static readonly CLOSING = 2;
+      static readonly CLOSED = 3;
+    }
+    Object.defineProperty(globalThis, "WebSocket", { value: BlockedWebSocket, writable: true, configurable: true });
+  });
+}
+
+/** What the form of Example 10 holds. */
+export interface FormValues {
+  readonly urgent: boolean;
+  readonly subject: string;
+  /** `Value1`, `Value2` or `Value3`. */
+  readonly state: string;
+  readonly notes: string;
+}
+
+/** One run of the handler of `form.data`: which message, and in which load of the page, counted from 1. */
+export interface Handled {
+  readonly id: string;
+  readonly load: number;
+}
+
+/** A tab with Example 10 in it. */
+export interface Tab {
+  readonly page: Page;
+  /** Every run of the message handler in this tab, in order, across reloads. */
+  readonly handled: readonly Handled[];
+  /** Errors of the console, of scripts and of the content security policy. */
+  readonly problems: readonly string[];
+}
+
+/**
+ * Opens Example 10 in a new tab and waits until it is connected.
+ * @param options.user  whose tab it is; none: whoever the server chooses
+ * @param options.path  `/` unless said
+ */
+export async function openTab(context: BrowserContext, url: string, options: { user?: string; path?: string } = {}): Promise<Tab> {
+  const page = await context.newPage();
+  const handled: Handled[] = [];
+  const problems: string[] = [];
+  let load = 0;
+  page.on("console", (message) => {
+    if (message.type() === "error" || message.type() === "warning") problems.push(message.text());
+  });
+  page.on("pageerror", (error) => problems.push(String(error)));
+  // The page holds no counter for tests: its list has one item per handled message, and this watches the list grow.
+  await page.exposeFunction("reportHandled", (id: string) => {
+    handled.push({ id, load });
+  });
+  await page.exposeFunction("reportLoad", () => {
+    load += 1;
+  });
+  await page.addInitScript(() => {
+    const reports = globalThis as unknown as { reportHandled(id: string): Promise<void>; reportLoad(): Promise<void> };
+    document.addEventListener("DOMContentLoaded", () => {
+      void reports.reportLoad();
+      const list = document.getElementById("received");
+      if (list === null) return;
+      const observer = new MutationObserver((changes) => {
+        for (const node of changes.flatMap((change) => [...change.addedNodes])) {
+          if (node instanceof HTMLElement) void reports.reportHandled(node.dataset.id ?? "");
+        }
+      });
+      observer.observe(list, { childList: true });
+    });
+  });
+  const { user, path = "/" } = options;
+  if (user !== undefined) {
+    await page.addInitScript((name) => {
+      if (sessionStorage.getItem("user") === null) sessionStorage.setItem("user", name);
+    }, user);
+  }
+  await page.goto(new URL(path, url).href);
+  await connected(page);
+  return { page, handled, problems };
+}
+
+export async function connected(page: Page): Promise<void> {
+  await page.waitForSelector('#connection[data-status="online"]');
+}
+
+export async function fillForm(page: Page, values: FormValues): Promise<void> {
+  await page.fill("#form2", values.subject);
+  await page.selectOption("#form3", values.state);
+  await page.setChecked("#form1", values.urgent);
+  await page.fill("#form4", values.notes);
+}
+
+export async function readForm(page: Page): Promise<FormValues> {
+  return {
+    urgent: await page.isChecked("#form1"),
+    subject: await page.inputValue("#form2"),
+    state: await page.inputValue("#form3"),
+    notes: await page.inputValue("#form4"),
+  };
+}
+
+/** Fills the form, presses "Send Data" and waits until the page says how far it came: `accepted` or further, unless said otherwise. */
+export async function sendForm(page: Page, to: string, values: FormValues): Promise<void> {
+  await page.selectOption("#destination", to);
+  await fillForm(page, values);
+  await page.click("#send");
+  await sent(page, "accepted", "acked");
+}
+
+/** Waits until the sender's indicator is in one of these states. */
+export async function sent(page: Page, ...states: readonly string[]): Promise<void> {
+  await page.waitForSelector(states.map((state) => `#sent-state[data-state="${state}"]`).join(","));
+}
+
+/** Waits until the newest received message has this subject. */
+export async function received(page: Page, subject: string): Promise<void> {
+  await page.waitForFunction((text) => document.querySelector("#received li:first-child dd")?.textContent === text, subject);
+}
+
+/**
+ * Takes a picture for the documents, into `docs/images/{name}.png`: when SCREENSHOTS=1, or when there is none yet. Not at every run, because the
+ * times of day in it would change the file each time.
+ */
+export async function takePicture(page: Page, name: string): Promise<void> {
+  const path = `${IMAGES}${name}.png`;
+  if (process.env.SCREENSHOTS !== "1" && existsSync(path)) return;
+  await page.screenshot({ path, fullPage: true, animations: "disabled" });
+}

@@ -1,0 +1,117 @@
+/**
+ * The server as `npm start` runs it, as a process of its own that a test can kill.
+ * @module
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const COMMAND = process.env.EX10_COMMAND ?? fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
+const START_MS = 20_000;
+
+export class DemoServer {
+  readonly url: string;
+  readonly #process: ChildProcess;
+  readonly #data: string;
+  readonly #port: string;
+
+  constructor(process: ChildProcess, data: string, url: string) {
+    this.#process = process;
+    this.#data = data;
+    this.#port = new URL(url).port;
+    this.url = url;
+  }
+
+  /** Ends the process as a power cut would: nothing of it runs again. Resolves when it is gone. */
+  async kill(): Promise<void> {
+    const gone = once(this.#process, "exit");
+    this.#process.kill("SIGKILL");
+    await gone;
+  }
+
+  /** The same server again after {@link kill}: same data, same port. */
+  async restart(): Promise<DemoServer> {
+    return run(this.#data, this.#port);
+  }
+
+  /** Ends it for good, with its data. */
+  async remove(): Promise<void> {
+    if (this.#process.exitCode === null && this.#process.signalCode === null) await this.kill();
+    await rm(this.#data, { recursive: true, force: true });
+  }
+}
+
+/** Starts a server with a new data folder on a free port of 127.0.0.1, in development mode. */
+export async function startServer(): Promise<DemoServer> {
+  const data = await mkdtemp(join(tmpdir(), "handover-browser-"));
+  return run(data, "0");
+}
+
+async function run(data: string, port: string): Promise<DemoServer> {
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("HANDOVER_")));
+  const child = spawn(process.execPath, [COMMAND, "serve", "--dev", "--host", "127.0.0.1", "--port", port, "--data", data], {
+    env,
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  // Not left behind when the test run itself is ended.
+  const end = () => child.kill("SIGKILL");
+  process.once("exit", end);
+  child.once("exit", () => process.off("exit", end));
+  let output = "";
+  const url = await new Promise<string>((resolve, reject) => {
+    const timer = setTimeout(() => {
+      child.kill("SIGKILL");
+      reject(new Error(`The server did not say its address within ${START_MS} ms:\n${output}`));
+    }, START_MS);
+    const read = (chunk: Buffer) => {
+      output += chunk.toString();
+      const found = /http:\/\/127\.0\.0\.1:[1-9]\d*/.exec(output);
+      if (found === null) return;
+      clearTimeout(timer);
+      resolve(found[0]);
+    };
+    child.stdout.on("data", read);
+    child.stderr.on("data", read);
+    child.once("error", reject);
+    child.once("exit", (code, signal) => {
+      clearTimeout(timer);
+      reject(new Error(`The server ended with ${code ?? signal} before it said its address:\n${output}`));
+    });
+  });
+  return new DemoServer(child, data, url);
+}
+
+/** One user's way past the page: the demonstration's session and the HTTP interface. */
+export interface Caller {
+  /** Sends one message and gives its id. @throws Error when the server does not answer with 201 */
+  send(to: string, data: unknown, type?: string): Promise<string>;
+  /** State of a message for its one recipient. */
+  state(id: string): Promise<string>;
+}
+
+export async function openCaller(url: string, user: string): Promise<Caller> {
+  const { token } = await call<{ token: string }>(`${url}/demo/session`, { user });
+  return {
+    async send(to, data, type = "form.data") {
+      return (await call<{ id: string }>(`${url}/v1/messages`, { to: { user: to }, type, data }, token)).id;
+    },
+    async state(id) {
+      const { recipients } = await call<{ recipients: { state: string }[] }>(`${url}/v1/messages/${id}`, undefined, token);
+      return recipients[0]?.state ?? "unknown";
+    },
+  };
+}
+
+async function call<T>(url: string, body: unknown, token?: string): Promise<T> {
+  const response = await fetch(url, {
+    method: body === undefined ? "GET" : "POST",
+    headers: { "content-type": "application/json", ...(token === undefined ? {} : { authorization: `Bearer ${token}` }) },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+  });
+  const text = await response.text();
+  if (!response.ok) throw new Error(`${url} answered ${response.status}: ${text}`);
+  return JSON.parse(text) as T;
+}
