@@ -15,6 +15,7 @@ export default {
     file: "dist/client/handover.js",
     format: "iife",
     name: "Handover",
+    comments: false,
     minify: { compress: true, codegen: true, mangle: true, mangleProps: { include: /^_/ } },
   },
 };

@@ -105,8 +105,10 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
     return endings.length;
   }
 
-  read(request: { readonly after: Seq; readonly limit: number; readonly maxBytes: number; readonly session: SessionId }): Promise<Page> {
-    return this.#requireAttachment().read(request);
+  async read(request: { readonly after: Seq; readonly limit: number; readonly maxBytes: number; readonly session: SessionId }): Promise<Page> {
+    const page = await this.#requireAttachment().read(request);
+    this.#advance(page.upto);
+    return page;
   }
 
   async detach(): Promise<void> {
@@ -116,17 +118,23 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
   deliver(entries: readonly Entry[]): void {
     const before = this.#head;
     const deliveries: SharedDelivery[] = entries.map((entry) => ({ ...writeDelivery(entry), session: entry.session }));
-    this.#head = entries.at(-1)?.seq ?? before;
+    this.#advance(entries.at(-1)?.seq ?? before);
     for (const receiver of this.#receivers.values()) receiver.offer(before, deliveries, this.#head);
   }
 
   ended(endings: readonly Ended[]): void {
     const seqs = endings.map(({ seq }) => seq);
+    // A number can be given and ended at once: a message that expired as it was accepted was never delivered.
+    this.#advance(Math.max(...seqs));
     for (const receiver of this.#receivers.values()) receiver.settledElsewhere(seqs);
   }
 
   lost(cause: HandoverError): void {
     this.#onLost(this, cause);
+  }
+
+  #advance(seq: Seq): void {
+    this.#head = Math.max(this.#head, seq);
   }
 
   #requireAttachment(): Attachment {

@@ -122,10 +122,14 @@ export class Receiver {
 
   /** New entries at the end of the mailbox. @param before  the mailbox's head before them */
   offer(before: Seq, deliveries: readonly SharedDelivery[], head: Seq): void {
-    // Behind, or busy reading: it will read these in their turn.
-    if (!this.#link || this.#reading || this.#isBlocked || this.#position !== before) return;
+    if (!this.#link || this.#reading || this.#isBlocked) return;
+    if (this.#position < before) {
+      // Behind: it reads these in their turn.
+      void this.catchUp();
+      return;
+    }
     this.#hand(
-      deliveries.filter((delivery) => delivery.session === undefined || delivery.session === this.session),
+      deliveries.filter(({ seq, session }) => seq > this.#position && (session === undefined || session === this.session)),
       head,
     );
   }

@@ -1,6 +1,17 @@
-/** Things that come due at a time, the earliest first: a binary heap. What has lost its time meanwhile is passed over. */
-export class DueQueue<T extends { dueMs: number | undefined }> {
-  #heap: { readonly dueMs: number; readonly thing: T }[] = [];
+/** Something that comes due at a time; among several of the same time, the one with the lowest `order` first. */
+export interface Due {
+  dueMs: number | undefined;
+  readonly order: string;
+}
+
+interface Item<T> {
+  readonly dueMs: number;
+  readonly thing: T;
+}
+
+/** Things that come due, the earliest first: a binary heap. What has lost its time meanwhile is passed over. */
+export class DueQueue<T extends Due> {
+  #heap: Item<T>[] = [];
   #stale = 0;
 
   /** Sets or takes away a thing's time. */
@@ -35,20 +46,20 @@ export class DueQueue<T extends { dueMs: number | undefined }> {
     return thing;
   }
 
-  #push(item: { readonly dueMs: number; readonly thing: T }): void {
+  #push(item: Item<T>): void {
     const heap = this.#heap;
     let at = heap.length;
     while (at > 0) {
       const up = (at - 1) >> 1;
       const parent = heap[up];
-      if (!parent || parent.dueMs <= item.dueMs) break;
+      if (!parent || !isBefore(item, parent)) break;
       heap[at] = parent;
       at = up;
     }
     heap[at] = item;
   }
 
-  #pop(): { readonly dueMs: number; readonly thing: T } | undefined {
+  #pop(): Item<T> | undefined {
     const heap = this.#heap;
     const first = heap[0];
     const last = heap.pop();
@@ -57,13 +68,18 @@ export class DueQueue<T extends { dueMs: number | undefined }> {
     for (;;) {
       const left = at * 2 + 1;
       const right = left + 1;
-      const down = (heap[right]?.dueMs ?? Number.POSITIVE_INFINITY) < (heap[left]?.dueMs ?? Number.POSITIVE_INFINITY) ? right : left;
+      const down = isBefore(heap[right], heap[left]) ? right : left;
       const child = heap[down];
-      if (!child || child.dueMs >= last.dueMs) break;
+      if (!child || !isBefore(child, last)) break;
       heap[at] = child;
       at = down;
     }
     heap[at] = last;
     return first;
   }
+}
+
+function isBefore<T extends Due>(one: Item<T> | undefined, other: Item<T> | undefined): boolean {
+  if (!one || !other) return one !== undefined;
+  return one.dueMs === other.dueMs ? one.thing.order < other.thing.order : one.dueMs < other.dueMs;
 }

@@ -22,7 +22,7 @@ import type {
 } from "../engine.ts";
 import { HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
-import { DueQueue } from "./memory-due.ts";
+import { type Due, DueQueue } from "./memory-due.ts";
 
 export interface MemoryOptions {
   /** Most unsettled messages in a mailbox. */
@@ -58,7 +58,7 @@ interface Message {
 }
 
 /** One message for one recipient. */
-interface Delivery {
+interface Delivery extends Due {
   readonly message: Message;
   readonly box: Box;
   readonly session: SessionId | undefined;
@@ -68,7 +68,6 @@ interface Delivery {
   attempts: number;
   ending: Ending | undefined;
   endedAtMs: number;
-  dueMs: number | undefined;
 }
 
 /** One number of a mailbox; `delivery` is gone when it was acknowledged, has moved on or was purged. */
@@ -79,6 +78,8 @@ interface Slot {
 
 interface Box {
   readonly user: UserId;
+  /** Which mailbox it was to be made. */
+  readonly place: number;
   head: Seq;
   count: number;
   bytes: number;
@@ -91,12 +92,10 @@ interface Box {
   readonly byTopic: Map<string, Delivery>;
 }
 
-interface Key {
-  readonly name: string;
+interface Key extends Due {
   readonly hash: string;
   readonly accepted: Accepted;
   readonly untilMs: number;
-  dueMs: number | undefined;
 }
 
 interface Tail {
@@ -220,7 +219,18 @@ class Memory implements MemoryEngine {
       const topic = topicName(addressed, session);
       const replaced = topic === undefined ? undefined : box.byTopic.get(topic);
       if (replaced) this.#endAndTell(replaced, replaced.message.expiresAtMs <= nowMs ? "expired" : "replaced");
-      const delivery: Delivery = { message, box, session, topic, slot: undefined, attempts: 1, ending: undefined, endedAtMs: 0, dueMs: undefined };
+      const delivery: Delivery = {
+        order: `${id} ${String(box.place).padStart(12)}`,
+        message,
+        box,
+        session,
+        topic,
+        slot: undefined,
+        attempts: 1,
+        ending: undefined,
+        endedAtMs: 0,
+        dueMs: undefined,
+      };
       message.deliveries.push(delivery);
       box.count += 1;
       box.bytes += message.bytes;
@@ -245,8 +255,8 @@ class Memory implements MemoryEngine {
     };
     if (idempotency) {
       const untilMs = stroke(nowMs + DAY_MS);
-      const key: Key = { name: keyName(addressed), hash: idempotency.hash, accepted, untilMs, dueMs: undefined };
-      this.#keys.set(key.name, key);
+      const key: Key = { order: keyName(addressed), hash: idempotency.hash, accepted, untilMs, dueMs: undefined };
+      this.#keys.set(key.order, key);
       this.#due.set(key, untilMs);
     }
     return accepted;
@@ -386,7 +396,7 @@ class Memory implements MemoryEngine {
     const nowMs = this.#now();
     for (let thing = this.#due.take(nowMs); thing; thing = this.#due.take(nowMs)) {
       if ("hash" in thing) {
-        if (this.#keys.get(thing.name) === thing) this.#keys.delete(thing.name);
+        if (this.#keys.get(thing.order) === thing) this.#keys.delete(thing.order);
       } else if (thing.ending !== undefined) this.#purge(thing);
       else if (thing.message.expiresAtMs <= nowMs) this.#endAndTell(thing, "expired");
       else {
@@ -460,7 +470,18 @@ class Memory implements MemoryEngine {
   #boxOf(user: UserId): Box {
     const known = this.#boxes.get(user);
     if (known) return known;
-    const box: Box = { user, head: 0, count: 0, bytes: 0, forgotten: 0, slots: [], gone: 0, bySeq: new Map(), byTopic: new Map() };
+    const box: Box = {
+      user,
+      place: this.#boxes.size,
+      head: 0,
+      count: 0,
+      bytes: 0,
+      forgotten: 0,
+      slots: [],
+      gone: 0,
+      bySeq: new Map(),
+      byTopic: new Map(),
+    };
     this.#boxes.set(user, box);
     return box;
   }

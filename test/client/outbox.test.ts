@@ -152,6 +152,18 @@ it("[C13] a send whose answer was lost with the WebSocket is repeated over polli
   expect(handover.status).toMatchObject({ state: "online", transport: "poll" });
 });
 
+it.each([4401, 4409, 4503, 1006])("[C13] a send that is under way when the connection ends with %i goes again on the next", async (code) => {
+  const { server } = test;
+  server.fateOfSend = () => (server.sends.length === 1 ? "mute" : "answer");
+  const handover = test.connect({ transports: ["websocket"] });
+  const sending = handover.send("bob", "order", 1);
+  await until(() => expect(server.sends).toHaveLength(1));
+  if (code === 1006) server.cut();
+  else server.closeSockets(code);
+  await expect(sending).resolves.toMatchObject({ id: "s1" });
+  expect(server.sends[1]).toEqual(server.sends[0]);
+});
+
 it("[C14] no more than 1,000 sends wait without a connection", async () => {
   const { server } = test;
   server.webSocket = "refuse";
