@@ -73,7 +73,9 @@ function pause(ms: number): Promise<void> {
 
 const rounds: Round[] = [];
 for (let each = 0; each < ROUNDS; each++) rounds.push(await round());
-console.log(`${IN_FLIGHT} in flight, ${JSON.stringify(data).length} bytes of data, SQLite on disk, median of ${ROUNDS} rounds of ${MEASURED_MS / 1000} s:`);
+console.log(
+  `${IN_FLIGHT} in flight, ${JSON.stringify(data).length} bytes of data, SQLite on disk, median of ${ROUNDS} rounds of ${MEASURED_MS / 1000} s:`,
+);
 console.log(`  accepted (on disk)       ${Math.round(median(rounds.map((each) => each.accepted)))} a second`);
 console.log(`  acknowledged (on disk)   ${Math.round(median(rounds.map((each) => each.acknowledged)))} a second`);
 console.log(`  CPU of the server        ${median(rounds.map((each) => each.cpu)).toFixed(1)} µs a message sent, delivered and acknowledged`);

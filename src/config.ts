@@ -69,7 +69,7 @@ function oneOf<const T extends string>(row: { variable: string; default: NoInfer
 const MIB = 1_048_576;
 
 /** The table. Its keys are the keys of the file and, in kebab-case, the options of the command. */
-export const SETTINGS = {
+const SETTINGS = {
   host: text({ variable: "HANDOVER_HOST", default: "127.0.0.1", says: "Address to listen on; 0.0.0.0 or :: for every interface." }),
   port: whole({ variable: "HANDOVER_PORT", default: 8080, says: "Port to listen on; 0 takes a free one." }, 0, 65_535),
   data: text({

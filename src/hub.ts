@@ -125,6 +125,8 @@ export class Hub implements Gateway {
     if (this.#isDraining) throw draining();
     requireUnexpired(identity, this.#now());
     const mailbox = await this.#mailbox(identity.user);
+    // It may have begun to drain meanwhile, and have let go of every link it knew.
+    if (this.isDraining) throw draining();
     const id = resume.receiver ?? (randomUUID() as ReceiverId);
     const receiver = this.#receiver(mailbox, id, identity.session);
     const { epoch } = mailbox;
@@ -137,7 +139,6 @@ export class Hub implements Gateway {
       epoch,
       head: () => mailbox.head,
       resumed,
-      position: () => receiver.position,
       drained: () => void receiver.drained(link),
       closed: () => receiver.close(link, this.#now()),
     };

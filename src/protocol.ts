@@ -157,12 +157,11 @@ export const SCHEMAS = {
 
 export type MessageRequest = Static<typeof SCHEMAS.message>;
 export type PollRequest = Static<typeof SCHEMAS.poll>;
-export type AckRequest = Static<typeof SCHEMAS.ack>;
-export type SessionRequest = Static<typeof SCHEMAS.session>;
+type AckRequest = Static<typeof SCHEMAS.ack>;
 export type HelloFrame = Static<typeof SCHEMAS.hello>;
 export type SendFrame = Static<typeof SCHEMAS.sendFrame>;
 export type AckFrame = Static<typeof SCHEMAS.ackFrame>;
-export type AuthFrame = Static<typeof SCHEMAS.authFrame>;
+
 export type AnyFrame = Static<typeof SCHEMAS.frame>;
 /** The forms of acknowledgement, the same on every transport. */
 export type AckForms = Pick<AckRequest, "upto" | "seqs" | "nack" | "reject" | "hold">;

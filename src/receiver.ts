@@ -55,10 +55,6 @@ export class Receiver {
     this.#mailbox = mailbox;
   }
 
-  get position(): Seq {
-    return this.#position;
-  }
-
   get isConnected(): boolean {
     return this.#link !== undefined;
   }
@@ -88,8 +84,10 @@ export class Receiver {
     this.#position = cursor ?? 0;
     this.#claimed = this.#position;
     this.#gapsFrom = cursor ?? this.#mailbox.head;
-    // What it was handed above its cursor it has not received: it is handed out again, so it is not in flight now.
-    for (const set of [this.#inFlight, this.#held]) for (const seq of set) if (this.#polls || seq > this.#position) set.delete(seq);
+    // What it was handed above its cursor it has not received: it is handed out again, so it is not in flight now. A poll's window is its
+    // own answer.
+    for (const seq of this.#inFlight) if (this.#polls || seq > this.#position) this.#inFlight.delete(seq);
+    for (const seq of this.#held) if (seq > this.#position) this.#held.delete(seq);
     await this.catchUp();
     if (!this.#reading) this.#tell();
   }
@@ -151,7 +149,8 @@ export class Receiver {
    * cursor, by the client's own word.
    */
   settlements(forms: AckForms, cursor: Seq | undefined): Settlement[] {
-    if (cursor !== undefined) this.#claimed = Math.max(this.#claimed, Math.min(cursor, this.#mailbox.head));
+    // A cursor above head is of other numbers than these: nothing follows from it.
+    if (cursor !== undefined && cursor <= this.#mailbox.head) this.#claimed = Math.max(this.#claimed, cursor);
     const handed = Math.max(this.#position, this.#claimed);
     const changes: Settlement[] = [];
     const seqs = forms.seqs?.filter((seq) => seq <= handed) ?? [];

@@ -39,8 +39,6 @@ export interface Channel {
   head(): Seq;
   /** Whether epoch and cursor were taken up. If not, everything unsettled comes again. */
   readonly resumed: boolean;
-  /** How far this receiver has been handed its mailbox: what a client may use as its next cursor. */
-  position(): Seq;
   /** The link may take frames again. */
   drained(): void;
   /** The connection or poll is over. Nothing is settled by that; safe to call more than once. */

@@ -48,7 +48,7 @@ async function run(gateway: Gateway, identity: UserIdentity, request: PollReques
     await link.finished;
     if (!link.hasContent && channel.resumed) return undefined;
     if (!link.hasContent && epoch === undefined) return undefined;
-    return link.write(channel.epoch, channel.position(), channel.head());
+    return link.write(channel.epoch, channel.resumed ? cursor : 0, channel.head());
   } finally {
     channel.closed();
   }
@@ -111,7 +111,12 @@ class PollLink implements Link {
     else this.#resolve();
   }
 
-  write(epoch: string, cursor: number, head: number): string {
+  /**
+   * The body of a 200.
+   * @param start  where this poll began. How far its receiver is by now may be the doing of a newer poll, whose answer can be lost
+   */
+  write(epoch: string, start: number, head: number): string {
+    const cursor = Math.max(start, this.#deliveries.at(-1)?.seq ?? 0, ...this.#gaps.map(({ to }) => to));
     const rest = JSON.stringify({ settled: this.#settled, gaps: this.#gaps });
     return `{"epoch":${JSON.stringify(epoch)},"cursor":${cursor},"head":${Math.max(head, cursor)},"deliveries":${writeDeliveries(this.#deliveries)},${rest.slice(1)}`;
   }

@@ -7,7 +7,7 @@
  */
 import type { IncomingMessage } from "node:http";
 import type { Duplex } from "node:stream";
-import { type WebSocket, WebSocketServer } from "ws";
+import { WebSocket, WebSocketServer } from "ws";
 import { asHandoverError, HandoverError } from "../errors.ts";
 import {
   type AckFrame,
@@ -58,6 +58,7 @@ export function webSocketTransport(gateway: Gateway, onError: (error: HandoverEr
     maxFragments: 64,
     maxBufferedChunks: 1_024,
     perMessageDeflate: false,
+    WebSocket: ProtocolSocket,
     handleProtocols: (protocols) => (protocols.has(PROTOCOL.subprotocol) ? PROTOCOL.subprotocol : false),
   });
   const heartbeat = setInterval(() => {
@@ -80,6 +81,16 @@ export function webSocketTransport(gateway: Gateway, onError: (error: HandoverEr
       return connections.size;
     },
   };
+}
+
+/** What ws cannot take it ends with the codes of RFC 6455, section 7.4.1; the protocol's own say what the client shall do about it. */
+class ProtocolSocket extends WebSocket {
+  override close(code?: number, reason?: string | Buffer): void {
+    // 1009 too big, 1008 too many fragments; 1002 not WebSocket, 1007 not UTF-8.
+    if (code === 1009 || code === 1008) super.close(4413, "too-large");
+    else if (code === 1002 || code === 1007) super.close(4400, "bad-request");
+    else super.close(code, reason);
+  }
 }
 
 class Connection implements Link {
@@ -137,6 +148,8 @@ class Connection implements Link {
     this.#flush();
     // The reason of a close frame has room for 123 bytes (RFC 6455, section 5.5).
     this.#webSocket.close(reason.closeCode, reason.code);
+    // Paused, it would not see the peer's answer, and the peer would wait for the end until a timeout.
+    this.#webSocket.resume();
     this.#channel?.closed();
   }
 
@@ -291,9 +304,9 @@ class Connection implements Link {
     this.#isFlushing = false;
     if (this.#webSocket.readyState !== this.#webSocket.OPEN) return;
     this.#socket.cork();
-    for (const results of inFrames(this.#results)) this.#webSocket.send(`{"op":"sent","results":[${results.join(",")}]}`);
-    const last = this.#outgoing.pop();
-    for (const text of this.#outgoing) this.#webSocket.send(text);
+    const texts = [...inFrames(this.#results).map((results) => `{"op":"sent","results":[${results.join(",")}]}`), ...this.#outgoing];
+    const last = texts.pop();
+    for (const text of texts) this.#webSocket.send(text);
     if (last !== undefined) this.#webSocket.send(last, () => this.#drained());
     this.#outgoing = [];
     this.#results = [];
