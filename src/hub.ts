@@ -139,6 +139,7 @@ export class Hub implements Gateway {
       epoch,
       head: () => mailbox.head,
       resumed,
+      position: () => receiver.positionOf(link),
       drained: () => void receiver.drained(link),
       closed: () => receiver.close(link, this.#now()),
     };

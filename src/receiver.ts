@@ -55,6 +55,11 @@ export class Receiver {
     this.#mailbox = mailbox;
   }
 
+  /** The number up to which `link` has been handed the mail; undefined when it is not this receiver's any more. */
+  positionOf(link: Link): Seq | undefined {
+    return this.#link === link ? this.#position : undefined;
+  }
+
   get isConnected(): boolean {
     return this.#link !== undefined;
   }

@@ -39,6 +39,8 @@ export interface Channel {
   head(): Seq;
   /** Whether epoch and cursor were taken up. If not, everything unsettled comes again. */
   readonly resumed: boolean;
+  /** How far its mailbox has been handed to this link: what a client may use as its next cursor. Undefined once a newer link took over. */
+  position(): Seq | undefined;
   /** The link may take frames again. */
   drained(): void;
   /** The connection or poll is over. Nothing is settled by that; safe to call more than once. */

@@ -29,7 +29,7 @@ import {
 } from "./sqlite-call.ts";
 import { mergeGaps } from "./sqlite-gap.ts";
 import type { Db } from "./sqlite-schema.ts";
-import { type DeliveryRow, type MailboxRow, type MailRow, prepareAll, type Statements } from "./sqlite-statement.ts";
+import { type DeliveryRow, type MailboxRow, type MailRow, prepareAll, STEP_ROWS, type Statements } from "./sqlite-statement.ts";
 
 const DAY_MS = 24 * 3600_000;
 /** How long the state of a settled message is known. */
@@ -37,8 +37,6 @@ const KEEP_MS = DAY_MS;
 const KEEP_DEAD_MS = 7 * DAY_MS;
 /** What may be forgotten is forgotten in strokes of this, not each row on its own. */
 const STROKE_MS = 10_000;
-/** Most rows that one step of a sweep or of a read looks at, so that others get their turn. */
-const STEP_ROWS = 1_000;
 /** Mailboxes kept in memory between batches. */
 const MAX_CACHED = 20_000;
 
@@ -165,6 +163,7 @@ export class Store {
 
   /** Runs one operation so that an error in it undoes it alone. */
   runApart(op: Op, place: number): Result {
+    const depth = this.#marks.length;
     this.#mark();
     try {
       const result = this.run(op, place);
@@ -172,7 +171,7 @@ export class Store {
       return result;
     } catch (thrown) {
       // After some errors SQLite has rolled back everything; the caller then sees that from the next statement.
-      if (this.#inTransaction()) this.#back();
+      while (this.#inTransaction() && this.#marks.length > depth) this.#back();
       throw thrown;
     }
   }
@@ -249,7 +248,7 @@ export class Store {
   #read(user: string, session: string, after: number, limit: number, maxBytes: number): ReadResult {
     const box = this.#mailboxOf(user);
     if (!box) return { entries: [], gaps: [], lookedAt: 0, more: false };
-    const ended = this.#run.gaps.all(box.id, after, STEP_ROWS);
+    const ended = this.#run.gaps.all(box.id, after);
     let lookedAt = ended.length < STEP_ROWS ? box.head : (ended.at(-1)?.seq ?? box.head);
     let more = lookedAt < box.head;
     const entries: ReadResult["entries"][number][] = [];
@@ -357,13 +356,13 @@ export class Store {
 
   /** One step of what time does: expiry, return of nacked mail, purge. @returns whether there is more at once */
   #sweep(): boolean {
-    const rows = this.#run.due.all(this.#nowMs, STEP_ROWS);
+    const rows = this.#run.due.all(this.#nowMs);
     for (const row of rows) {
       if (row.ending !== null) this.#purge(row);
       else if (this.#hasExpired(row)) this.#endAndTell(row, EXPIRED);
       else this.#comeAgain(row, row.attempts);
     }
-    const keys = this.#run.dropKeys.run(this.#nowMs, STEP_ROWS).changes;
+    const keys = this.#run.dropKeys.run(this.#nowMs).changes;
     if (rows.length > 0 || keys > 0) this.wrote = true;
     for (const next of [this.#run.nextDue.get(), this.#run.nextKeyDue.get()]) if (next) this.#noteDue(next.due_ms);
     return rows.length === STEP_ROWS || keys === STEP_ROWS;

@@ -154,8 +154,8 @@ class Sqlite implements SqliteEngine {
         else if (this.#state !== "closed") this.#fail("The store's thread has ended.");
       });
     });
-    // Whatever came due while nobody looked.
-    await this.sweep();
+    // What came due while nobody looked: one step now, and if there is more, the timer goes on with it.
+    if (await this.#sweepStep()) this.#sweepBy(this.#now());
   }
 
   async append(batch: readonly Addressed[]): Promise<readonly Appended[]> {
@@ -245,15 +245,17 @@ class Sqlite implements SqliteEngine {
   }
 
   async sweep(): Promise<void> {
-    for (let isMore = true; isMore; ) {
-      isMore = await new Promise<boolean>((resolve, reject) => {
-        this.#ask(["sweep"], 1_000, reject, (more: boolean) => {
-          // The answer to this batch says anew when the next one is due.
-          this.#sweepAtMs = Number.POSITIVE_INFINITY;
-          resolve(more);
-        });
+    while (await this.#sweepStep()) {}
+  }
+
+  #sweepStep(): Promise<boolean> {
+    return new Promise((resolve, reject) => {
+      this.#ask(["sweep"], 1_000, reject, (isMore: boolean) => {
+        // The answer to this batch says anew when the next one is due.
+        this.#sweepAtMs = Number.POSITIVE_INFINITY;
+        resolve(isMore);
       });
-    }
+    });
   }
 
   close(): Promise<void> {
@@ -460,9 +462,15 @@ class Sqlite implements SqliteEngine {
     for (const each of asked) each.failed(error);
     const tails = [...this.#tails.values()];
     this.#tails.clear();
-    for (const tail of tails) tail.events.lost(error);
-    this.#failed(error);
+    for (const tail of tails) {
+      try {
+        tail.events.lost(error);
+      } catch (thrown) {
+        this.#log(`The loss of a mailbox could not be handed on: ${String(thrown)}`);
+      }
+    }
     this.#whenIdle?.();
     this.#whenClosed?.();
+    this.#failed(error);
   }
 }

@@ -48,7 +48,8 @@ async function run(gateway: Gateway, identity: UserIdentity, request: PollReques
     await link.finished;
     if (!link.hasContent && channel.resumed) return undefined;
     if (!link.hasContent && epoch === undefined) return undefined;
-    return link.write(channel.epoch, channel.resumed ? cursor : 0, channel.head());
+    // How far the receiver is after a newer poll took over is that poll's affair, and its answer can be lost.
+    return link.write(channel.epoch, channel.position() ?? link.reach(channel.resumed ? cursor : 0), channel.head());
   } finally {
     channel.closed();
   }
@@ -111,12 +112,12 @@ class PollLink implements Link {
     else this.#resolve();
   }
 
-  /**
-   * The body of a 200.
-   * @param start  where this poll began. How far its receiver is by now may be the doing of a newer poll, whose answer can be lost
-   */
-  write(epoch: string, start: number, head: number): string {
-    const cursor = Math.max(start, this.#deliveries.at(-1)?.seq ?? 0, ...this.#gaps.map(({ to }) => to));
+  /** How far its own content goes. @param start  where the poll began */
+  reach(start: number): number {
+    return Math.max(start, this.#deliveries.at(-1)?.seq ?? 0, ...this.#gaps.map(({ to }) => to));
+  }
+
+  write(epoch: string, cursor: number, head: number): string {
     const rest = JSON.stringify({ settled: this.#settled, gaps: this.#gaps });
     return `{"epoch":${JSON.stringify(epoch)},"cursor":${cursor},"head":${Math.max(head, cursor)},"deliveries":${writeDeliveries(this.#deliveries)},${rest.slice(1)}`;
   }
