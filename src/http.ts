@@ -42,6 +42,8 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
     forceCloseConnections: "idle",
     return503OnClosing: false,
     clientErrorHandler: badHttp,
+    // An address that cannot be decoded never reaches a route or the error handler.
+    frameworkErrors: (thrown, _request, reply: FastifyReply) => void sendProblem(reply, fromFastify(thrown)),
     serverFactory(handler) {
       // Fastify's own options would leave slow requests without a limit; Node's are set here, and checked every second.
       const server = createServer(
@@ -51,7 +53,8 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
           keepAliveTimeout: 15_000,
           connectionsCheckingInterval: 1_000,
           maxHeaderSize: 8_192,
-          requireHostHeader: true,
+          // Ours refuses it too, with a problem document.
+          requireHostHeader: false,
           joinDuplicateHeaders: false,
         },
         handler,
@@ -122,7 +125,9 @@ function messageRoutes(app: FastifyInstance, { hub, authenticator }: HttpOptions
     if (Array.isArray(request.body)) {
       const messages = parse(SCHEMAS.messages, request.body, "The array of messages");
       const results = await hub.sendAll(identity, withHeaders(request, messages));
-      const refused = results.find((result) => result instanceof HandoverError);
+      const refusals = results.filter((result) => result instanceof HandoverError);
+      // Those that were good are refused for the others' sake only.
+      const refused = refusals.find(({ code }) => code !== "invalid") ?? refusals[0];
       if (!refused) return sendJson(reply.code(201), results);
       // All or none: the first refusal is the answer's, and the results say which message it was.
       return sendProblem(reply, refused, { results: results.map((result) => (result instanceof HandoverError ? result.problem() : result)) });

@@ -57,9 +57,9 @@ export const PROTOCOL = {
 const NAME = "^[A-Za-z0-9._:@-]{1,128}$";
 const closed = { additionalProperties: false } as const;
 const name = (description: string) => Type.String({ pattern: NAME, description });
-/** Text for one line: no control characters. */
+/** Text for one line: no control characters, no half of a surrogate pair (patterns are read with the flag u). */
 const line = (maxLength: number, description: string) =>
-  Type.String({ minLength: 1, maxLength, pattern: "^[^\\u0000-\\u001f\\u007f]+$", description });
+  Type.String({ minLength: 1, maxLength, pattern: "^[^\\u0000-\\u001f\\u007f\\ud800-\\udfff]+$", description });
 const seq = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
 const seqs = Type.Array(seq, { maxItems: 10_000 });
 const epoch = Type.Union([Type.String({ pattern: "^[A-Za-z0-9_-]{1,64}$" }), Type.Null()], {

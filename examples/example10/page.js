@@ -214,6 +214,12 @@ function listMessage(message, users, hasForm) {
   const head = document.createElement("summary");
   const words = document.createElement("span");
   words.append(who, " sent you data at ", when);
+  if (hasForm && typeof data.Form2 === "string") {
+    const gist = document.createElement("span");
+    gist.className = "gist";
+    gist.textContent = data.Form2;
+    words.append(gist);
+  }
   head.append(sign, words);
   const details = document.createElement("details");
   details.open = true;
@@ -269,6 +275,10 @@ function showSent(state, text) {
   if (sent.textContent !== text) sent.textContent = text;
 }
 
+function showSending({ state }) {
+  showSent("sending", state === "online" ? "Sending…" : "The server cannot be reached. It is sent as soon as it can be: leave this tab open.");
+}
+
 let isSending = false;
 let sendings = 0;
 
@@ -280,7 +290,7 @@ async function send(handover) {
   const editsBefore = edits;
   isSending = true;
   element("send").setAttribute("aria-disabled", "true");
-  showSent("sending", `Sending to ${to}…`);
+  showSending(handover.status);
   try {
     const { id } = await handover.send(to, MESSAGE_TYPE, readForm());
     if (edits === editsBefore) hasDraft = false;
@@ -360,6 +370,7 @@ async function start() {
   });
   handover.onStatus((status) => {
     showConnection(status);
+    if (isSending) showSending(status);
     if (status.state === "online") wake();
   });
   showConnection(handover.status);

@@ -52,9 +52,10 @@ export class Acks {
 
   /** Resolves when what is ready now is answered, or has failed. Never rejects. */
   async settle(): Promise<void> {
-    this.flush();
-    await Promise.all(this.#underWay);
-    if (this.#waiting.size > 0 && this.#wire && this.#failures === 0) await this.settle();
+    do {
+      this.flush();
+      await Promise.all(this.#underWay);
+    } while (this.#wire && this.#failures === 0 && this.#underWay.size + this.#waiting.size > 0);
   }
 
   #schedule(): void {

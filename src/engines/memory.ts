@@ -13,7 +13,6 @@ import type {
   Engine,
   EngineFailed,
   Entry,
-  Gap,
   MailboxEvents,
   MessageState,
   Page,
@@ -22,7 +21,22 @@ import type {
 } from "../engine.ts";
 import { HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
-import { type Due, DueQueue } from "./memory-due.ts";
+import {
+  type Box,
+  type Delivery,
+  type Key,
+  keyName,
+  type Message,
+  number,
+  type ReadRequest,
+  readBox,
+  stroke,
+  toEntry,
+  topicName,
+  unnumber,
+  wrong,
+} from "./memory-box.ts";
+import { DueQueue } from "./memory-due.ts";
 
 export interface MemoryOptions {
   /** Most unsettled messages in a mailbox. */
@@ -41,62 +55,8 @@ export interface MemoryEngine extends Engine {
 }
 
 const DAY_MS = 24 * 3600_000;
-/** What may be forgotten is forgotten in strokes of this, not each on its own. */
-const STROKE_MS = 10_000;
 const MAX_SLEEP_MS = 60_000;
 const MIN_SLEEP_MS = 10;
-
-interface Message {
-  readonly id: MessageId;
-  readonly source: string;
-  /** Dropped when no recipient needs it any more. */
-  event: string;
-  readonly bytes: number;
-  readonly expiresAtMs: number;
-  readonly deliveries: Delivery[];
-  unsettled: number;
-}
-
-/** One message for one recipient. */
-interface Delivery extends Due {
-  readonly message: Message;
-  readonly box: Box;
-  readonly session: SessionId | undefined;
-  readonly topic: string | undefined;
-  /** Undefined while a nack delays it. */
-  slot: Slot | undefined;
-  attempts: number;
-  ending: Ending | undefined;
-  endedAtMs: number;
-}
-
-/** One number of a mailbox; `delivery` is gone when it was acknowledged, has moved on or was purged. */
-interface Slot {
-  readonly seq: Seq;
-  delivery: Delivery | undefined;
-}
-
-interface Box {
-  readonly user: UserId;
-  /** Which mailbox it was to be made. */
-  readonly place: number;
-  head: Seq;
-  count: number;
-  bytes: number;
-  /** The highest number of an unacknowledged ending that was purged. */
-  forgotten: Seq;
-  /** By number, ascending. */
-  slots: Slot[];
-  gone: number;
-  readonly bySeq: Map<Seq, Slot>;
-  readonly byTopic: Map<string, Delivery>;
-}
-
-interface Key extends Due {
-  readonly hash: string;
-  readonly accepted: Accepted;
-  readonly untilMs: number;
-}
 
 interface Tail {
   readonly user: UserId;
@@ -237,7 +197,7 @@ class Memory implements MemoryEngine {
       this.#totals.accepted += 1;
       this.#totals.unsettled += 1;
       if (topic !== undefined) box.byTopic.set(topic, delivery);
-      this.#number(delivery);
+      number(delivery);
       if (isExpired) this.#endAndTell(delivery, "expired");
       else {
         this.#due.set(delivery, expiresAtMs);
@@ -278,49 +238,10 @@ class Memory implements MemoryEngine {
     };
   }
 
-  #read(user: UserId, request: Parameters<Attachment["read"]>[0]): Page {
+  #read(user: UserId, request: ReadRequest): Page {
     this.#mustBeOpen();
-    const { after, limit, maxBytes, session } = request;
-    const nowMs = this.#now();
     const box = this.#boxes.get(user);
-    if (!box) return { entries: [], gaps: [], upto: 0 };
-    const entries: Entry[] = [];
-    const gaps: Gap[] = [];
-    let segment: { from: Seq; to: Seq; reason: Gap["reason"] }[] = [];
-    let from = after + 1;
-    let upto = box.head;
-    let bytes = 0;
-    const endSegment = (to: Seq) => {
-      if (from <= Math.min(box.forgotten, to)) gaps.push({ from, to: Math.min(box.forgotten, to), reason: "unknown" });
-      gaps.push(...segment);
-      segment = [];
-      from = to + 2;
-    };
-    for (let at = firstAbove(box.slots, after); at < box.slots.length; at += 1) {
-      const { seq, delivery } = box.slots[at] ?? { seq: 0, delivery: undefined };
-      if (!delivery) continue;
-      const isMine = delivery.session === undefined || delivery.session === session;
-      if (delivery.ending !== undefined) {
-        const reason = delivery.ending;
-        if (!isMine || reason === "acked" || seq <= box.forgotten) continue;
-        const last = segment.at(-1);
-        if (last?.reason === reason) last.to = seq;
-        else segment.push({ from: seq, to: seq, reason });
-        continue;
-      }
-      if (isMine && delivery.message.expiresAtMs > nowMs) {
-        const last = entries.at(-1);
-        if (last && (entries.length >= limit || bytes + delivery.message.bytes > maxBytes)) {
-          upto = last.seq;
-          break;
-        }
-        entries.push(toEntry(delivery, seq));
-        bytes += delivery.message.bytes;
-      }
-      endSegment(seq - 1);
-    }
-    endSegment(upto);
-    return { entries, gaps: gaps.filter((gap) => gap.to <= upto), upto };
+    return box ? readBox(box, request, this.#now()) : { entries: [], gaps: [], upto: 0 };
   }
 
   #settle(user: UserId, changes: readonly Settlement[], session: SessionId): readonly Ended[] {
@@ -355,10 +276,10 @@ class Memory implements MemoryEngine {
           continue;
         }
         delivery.attempts += 1;
-        this.#unnumber(delivery);
+        unnumber(delivery);
         if (change.retryAfterMs > 0) this.#due.set(delivery, Math.min(nowMs + Math.ceil(change.retryAfterMs), delivery.message.expiresAtMs));
         else {
-          this.#number(delivery);
+          number(delivery);
           this.#tellDelivery(delivery);
         }
       }
@@ -401,7 +322,7 @@ class Memory implements MemoryEngine {
       else if (thing.message.expiresAtMs <= nowMs) this.#endAndTell(thing, "expired");
       else {
         this.#due.set(thing, thing.message.expiresAtMs);
-        this.#number(thing);
+        number(thing);
         this.#tellDelivery(thing);
       }
     }
@@ -411,13 +332,13 @@ class Memory implements MemoryEngine {
   /** Gives one delivery its ending. What waits without a number gets one, so that a resumer is told of the gap. */
   #end(delivery: Delivery, ending: Ending): Seq {
     const { box, message } = delivery;
-    const slot = delivery.slot ?? this.#number(delivery);
+    const slot = delivery.slot ?? number(delivery);
     delivery.ending = ending;
     delivery.endedAtMs = this.#now();
     box.count -= 1;
     box.bytes -= message.bytes;
     if (delivery.topic !== undefined && box.byTopic.get(delivery.topic) === delivery) box.byTopic.delete(delivery.topic);
-    if (ending === "acked") this.#unnumber(delivery);
+    if (ending === "acked") unnumber(delivery);
     this.#totals.unsettled -= 1;
     this.#totals[ending] += 1;
     this.#due.set(delivery, undefined);
@@ -439,32 +360,9 @@ class Memory implements MemoryEngine {
   #purge(delivery: Delivery): void {
     const { message, box } = delivery;
     if (delivery.ending !== "acked" && delivery.slot && delivery.slot.seq > box.forgotten) box.forgotten = delivery.slot.seq;
-    this.#unnumber(delivery);
+    unnumber(delivery);
     message.deliveries.splice(message.deliveries.indexOf(delivery), 1);
     if (message.deliveries.length === 0) this.#messages.delete(message.id);
-  }
-
-  #number(delivery: Delivery): Slot {
-    const { box } = delivery;
-    this.#unnumber(delivery);
-    box.head += 1;
-    const slot: Slot = { seq: box.head, delivery };
-    delivery.slot = slot;
-    box.slots.push(slot);
-    box.bySeq.set(slot.seq, slot);
-    return slot;
-  }
-
-  #unnumber(delivery: Delivery): void {
-    const { box, slot } = delivery;
-    if (!slot) return;
-    slot.delivery = undefined;
-    delivery.slot = undefined;
-    box.bySeq.delete(slot.seq);
-    box.gone += 1;
-    if (box.gone < 64 || box.gone * 2 < box.slots.length) return;
-    box.slots = box.slots.filter((each) => each.delivery);
-    box.gone = 0;
   }
 
   #boxOf(user: UserId): Box {
@@ -537,37 +435,4 @@ class Memory implements MemoryEngine {
     if (this.#state === "open") return;
     throw new HandoverError("store-unavailable", `The store is ${this.#state === "new" ? "not open yet" : "closed"}. Nothing was stored.`);
   }
-}
-
-function toEntry(delivery: Delivery, seq: Seq): Entry {
-  const { message, attempts, session } = delivery;
-  return { seq, id: message.id, deliveryCount: attempts, event: message.event, ...(session === undefined ? {} : { session }) };
-}
-
-function keyName({ source, idempotency }: Addressed): string {
-  return JSON.stringify([source, idempotency?.key]);
-}
-
-function topicName({ source, topic }: Addressed, session: SessionId | undefined): string | undefined {
-  return topic === undefined ? undefined : JSON.stringify([topic, source, session]);
-}
-
-function stroke(ms: number): number {
-  return Math.ceil(ms / STROKE_MS) * STROKE_MS;
-}
-
-/** Place of the first slot above a number. */
-function firstAbove(slots: readonly Slot[], after: Seq): number {
-  let low = 0;
-  let high = slots.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if ((slots[middle]?.seq ?? 0) > after) high = middle;
-    else low = middle + 1;
-  }
-  return low;
-}
-
-function wrong(what: string): HandoverError {
-  return new HandoverError("internal", `The store was asked for something it cannot do: ${what}. Nothing was stored.`);
 }

@@ -1,12 +1,9 @@
 /**
  * The store itself: what each operation of the engine does to the database. Runs in the worker thread, one operation at a time, inside the
  * transaction that the worker opens around a batch.
- *
- * Mailboxes (their head, count and bytes) and the totals are kept in memory while a batch runs and written once per commit.
  * @module
  */
 import { crc32 } from "node:zlib";
-import type { Totals } from "../engine.ts";
 import {
   ACKED,
   type AppendItem,
@@ -28,6 +25,7 @@ import {
   type WorkerOptions,
 } from "./sqlite-call.ts";
 import { mergeGaps } from "./sqlite-gap.ts";
+import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./sqlite-ledger.ts";
 import type { Db } from "./sqlite-schema.ts";
 import { type DeliveryRow, type MailboxRow, type MailRow, prepareAll, STEP_ROWS, type Statements } from "./sqlite-statement.ts";
 
@@ -37,17 +35,8 @@ const KEEP_MS = DAY_MS;
 const KEEP_DEAD_MS = 7 * DAY_MS;
 /** What may be forgotten is forgotten in strokes of this, not each row on its own. */
 const STROKE_MS = 10_000;
-/** Mailboxes kept in memory between batches. */
-const MAX_CACHED = 20_000;
-
-const TOTALS = ["accepted", "unsettled", ...ENDINGS] as const;
-const [ACCEPTED, UNSETTLED, FIRST_ENDING] = [0, 1, 2] as const;
-
-/** What an operation changed outside the database, so that it can be taken back with a savepoint. */
+/** How much had happened when a savepoint was set. */
 interface Mark {
-  readonly before: Map<MailboxRow, Pick<MailboxRow, "head" | "count" | "bytes" | "forgotten">>;
-  readonly made: MailboxRow[];
-  readonly totals: number[];
   readonly happenings: number;
   readonly log: number;
 }
@@ -66,18 +55,16 @@ export class Store {
   readonly #run: Statements;
   readonly #control: Readonly<Record<"begin" | "commit" | "rollback" | "mark" | "release" | "back", () => void>>;
   readonly #inTransaction: () => boolean;
-  readonly #byUser = new Map<string, MailboxRow>();
-  readonly #byId = new Map<number, MailboxRow>();
-  readonly #changed = new Set<MailboxRow>();
+  readonly #ledger: Ledger;
   readonly #attached = new Set<string>();
   #marks: Mark[] = [];
-  #totals: number[] = TOTALS.map(() => 0);
   #nowMs = 0;
   #op = 0;
 
   constructor(db: Db, options: WorkerOptions) {
     this.#options = options;
     this.#run = prepareAll(db);
+    this.#ledger = new Ledger(this.#run);
     const control = (sql: string) => {
       const statement = db.prepare(sql);
       return () => {
@@ -104,29 +91,19 @@ export class Store {
 
   /** Durable when it returns. */
   commit(): void {
-    for (const box of this.#changed) this.#run.keepMailbox.run(box.head, box.count, box.bytes, box.forgotten, box.id);
-    for (const [place, n] of this.#totals.entries()) if (n !== 0) this.#run.addTotal.run(n, TOTALS[place]);
+    this.#ledger.write();
     this.#control.commit();
-    this.#changed.clear();
-    this.#totals.fill(0);
-    if (this.#byUser.size > MAX_CACHED) this.#forgetMailboxes();
+    this.#ledger.committed();
   }
 
   rollback(): void {
     // SQLite itself has rolled back after some errors.
     if (this.#inTransaction()) this.#control.rollback();
-    this.#forgetMailboxes();
+    this.#ledger.rolledBack();
     this.#forgetBatch();
   }
 
-  #forgetMailboxes(): void {
-    this.#byUser.clear();
-    this.#byId.clear();
-  }
-
   #forgetBatch(): void {
-    this.#changed.clear();
-    this.#totals.fill(0);
     this.#marks = [];
     this.happenings = [];
     this.log = [];
@@ -142,7 +119,7 @@ export class Store {
         return this.#append(op[1]);
       case "attach":
         this.#attached.add(op[1]);
-        return this.#mailboxOf(op[1])?.head ?? 0;
+        return this.#ledger.mailboxOf(op[1])?.head ?? 0;
       case "detach":
         this.#attached.delete(op[1]);
         return null;
@@ -155,7 +132,7 @@ export class Store {
       case "evict":
         return this.#evict(op[1]);
       case "totals":
-        return this.#readTotals();
+        return this.#ledger.totals();
       case "sweep":
         return this.#sweep();
     }
@@ -204,7 +181,7 @@ export class Store {
     const isExpired = expiresAtMs <= acceptedAtMs;
     const { mailboxMaxMessages, mailboxMaxBytes } = this.#options;
     const places = users.map((user, at) => {
-      const box = this.#mailboxOf(user);
+      const box = this.#ledger.mailboxOf(user);
       const session = sessions?.[at] ?? null;
       const replaced = box && topic !== null ? this.#run.ofTopic.all(box.id, topic, source, session) : [];
       const freed = replaced.reduce((sum, row) => sum + row.bytes, 0);
@@ -220,7 +197,7 @@ export class Store {
     const seqs = places.map(({ user, session, replaced, hasRoom }) => {
       if (!hasRoom) return 0;
       for (const row of replaced) this.#endAndTell(row, this.#hasExpired(row) ? EXPIRED : REPLACED);
-      const box = this.#touch(this.#mailboxOf(user) ?? this.#makeMailbox(user));
+      const box = this.#touch(this.#ledger.mailboxOf(user) ?? this.#ledger.makeMailbox(user));
       box.head += 1;
       if (!isExpired) {
         box.count += 1;
@@ -231,8 +208,8 @@ export class Store {
       if (isExpired) this.happenings.push([this.#op, "ended", user, box.head, EXPIRED]);
       return box.head;
     });
-    this.#count(ACCEPTED, taken);
-    this.#count(isExpired ? FIRST_ENDING + EXPIRED : UNSETTLED, taken);
+    this.#ledger.count(ACCEPTED, taken);
+    this.#ledger.count(isExpired ? FIRST_ENDING + EXPIRED : UNSETTLED, taken);
     this.#noteDue(dueMs);
     if (key !== null) {
       const named = (hasRoom: boolean) => places.filter((place) => place.hasRoom === hasRoom).map((place) => place.user);
@@ -246,7 +223,7 @@ export class Store {
   }
 
   #read(user: string, session: string, after: number, limit: number, maxBytes: number): ReadResult {
-    const box = this.#mailboxOf(user);
+    const box = this.#ledger.mailboxOf(user);
     if (!box) return { entries: [], gaps: [], lookedAt: 0, more: false };
     const ended = this.#run.gaps.all(box.id, after);
     let lookedAt = ended.length < STEP_ROWS ? box.head : (ended.at(-1)?.seq ?? box.head);
@@ -291,7 +268,7 @@ export class Store {
   }
 
   #settle(user: string, session: string, changes: readonly Change[]): readonly number[] {
-    const box = this.#mailboxOf(user);
+    const box = this.#ledger.mailboxOf(user);
     if (!box) return [];
     const settled: number[] = [];
     const open = (row: DeliveryRow | undefined): row is DeliveryRow => {
@@ -349,11 +326,6 @@ export class Store {
     return evicted;
   }
 
-  #readTotals(): Totals {
-    const stored = new Map(this.#run.totals.all().map((row) => [row.name, row.n]));
-    return Object.fromEntries(TOTALS.map((name, place) => [name, (stored.get(name) ?? 0) + (this.#totals[place] ?? 0)])) as Totals;
-  }
-
   /** One step of what time does: expiry, return of nacked mail, purge. @returns whether there is more at once */
   #sweep(): boolean {
     const rows = this.#run.due.all(this.#nowMs);
@@ -370,13 +342,13 @@ export class Store {
 
   /** Gives one delivery its ending. @returns its number; what waited without one gets one, so that a resumer is told of the gap */
   #end(row: DeliveryRow, ending: number, reason: string | null): number {
-    const box = this.#touch(this.#mailbox(row.mailbox));
+    const box = this.#touch(this.#ledger.mailbox(row.mailbox));
     if (row.seq === null) box.head += 1;
     const seq = row.seq ?? box.head;
     box.count -= 1;
     box.bytes -= row.bytes;
-    this.#count(UNSETTLED, -1);
-    this.#count(FIRST_ENDING + ending, 1);
+    this.#ledger.count(UNSETTLED, -1);
+    this.#ledger.count(FIRST_ENDING + ending, 1);
     const isDead = ending === DEAD;
     let isLast = true;
     if (row.event !== null) {
@@ -404,7 +376,7 @@ export class Store {
 
   /** Puts a message at the end of its mailbox again; one whose text was damaged is dead instead. */
   #comeAgain(row: DeliveryRow, deliveryCount: number): void {
-    const box = this.#touch(this.#mailbox(row.mailbox));
+    const box = this.#touch(this.#ledger.mailbox(row.mailbox));
     const stored = row.event === null ? undefined : this.#run.readEvent.get(row.event);
     if (!stored || crc32(stored.event) !== stored.checksum) {
       this.#endDamaged(row);
@@ -420,7 +392,7 @@ export class Store {
   #purge(row: DeliveryRow): void {
     this.#run.dropDelivery.run(row.message, row.mailbox);
     if (row.ending !== "acked" && row.seq !== null) {
-      const box = this.#mailbox(row.mailbox);
+      const box = this.#ledger.mailbox(row.mailbox);
       if (row.seq > box.forgotten) this.#touch(box).forgotten = row.seq;
     }
     if (row.event === null) return;
@@ -436,7 +408,7 @@ export class Store {
   /** Ends a delivery for a reason that is not a receiver's settlement, and tells its mailbox. */
   #endAndTell(row: DeliveryRow, ending: number, reason: string | null = null): void {
     const seq = this.#end(row, ending, reason);
-    this.happenings.push([this.#op, "ended", this.#mailbox(row.mailbox).user, seq, ending]);
+    this.happenings.push([this.#op, "ended", this.#ledger.mailbox(row.mailbox).user, seq, ending]);
   }
 
   #hasExpired(row: DeliveryRow): boolean {
@@ -455,72 +427,30 @@ export class Store {
     if (this.dueMs === null || ms < this.dueMs) this.dueMs = ms;
   }
 
-  #count(place: number, n: number): void {
-    this.#totals[place] = (this.#totals[place] ?? 0) + n;
-  }
-
-  #mailboxOf(user: string): MailboxRow | undefined {
-    const box = this.#byUser.get(user) ?? this.#run.mailboxOf.get(user);
-    if (box && !this.#byUser.has(user)) this.#cache(box);
-    return box;
-  }
-
-  #mailbox(id: number): MailboxRow {
-    const cached = this.#byId.get(id);
-    if (cached) return cached;
-    const box = this.#run.mailbox.get(id);
-    if (!box) throw new Error(`A delivery belongs to mailbox ${id}, which does not exist.`);
-    return this.#cache(box);
-  }
-
-  #cache(box: MailboxRow): MailboxRow {
-    this.#byUser.set(box.user, box);
-    this.#byId.set(box.id, box);
-    return box;
-  }
-
-  #makeMailbox(user: string): MailboxRow {
-    const id = Number(this.#run.makeMailbox.run(user).lastInsertRowid);
-    const box = this.#cache({ id, user, head: 0, count: 0, bytes: 0, forgotten: 0 });
-    this.#marks.at(-1)?.made.push(box);
-    return box;
-  }
-
   /** Says that a mailbox is about to change. */
   #touch(box: MailboxRow): MailboxRow {
     this.wrote = true;
-    this.#changed.add(box);
-    const mark = this.#marks.at(-1);
-    if (mark && !mark.before.has(box)) mark.before.set(box, { head: box.head, count: box.count, bytes: box.bytes, forgotten: box.forgotten });
-    return box;
+    return this.#ledger.touch(box);
   }
 
   #mark(): void {
     this.#control.mark();
-    this.#marks.push({ before: new Map(), made: [], totals: [...this.#totals], happenings: this.happenings.length, log: this.log.length });
+    this.#ledger.mark();
+    this.#marks.push({ happenings: this.happenings.length, log: this.log.length });
   }
 
   #release(): void {
     this.#control.release();
-    const mark = this.#marks.pop();
-    const outer = this.#marks.at(-1);
-    if (!mark || !outer) return;
-    for (const [box, before] of mark.before) if (!outer.before.has(box)) outer.before.set(box, before);
-    outer.made.push(...mark.made);
+    this.#ledger.release();
+    this.#marks.pop();
   }
 
   #back(): void {
     this.#control.back();
     this.#control.release();
+    this.#ledger.back();
     const mark = this.#marks.pop();
     if (!mark) return;
-    for (const [box, before] of mark.before) Object.assign(box, before);
-    for (const box of mark.made) {
-      this.#byUser.delete(box.user);
-      this.#byId.delete(box.id);
-      this.#changed.delete(box);
-    }
-    this.#totals = mark.totals;
     this.happenings.length = mark.happenings;
     this.log.length = mark.log;
   }

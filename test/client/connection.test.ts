@@ -92,7 +92,7 @@ describe("transports", () => {
     server.cut();
     server.put("order", 1);
     await until(() => expect(server.polls.length).toBeGreaterThan(1));
-    expect(handover.status).toMatchObject({ state: "offline", error: { code: "connection-lost" } });
+    expect(test.statuses.at(1)).toMatchObject({ state: "offline", error: { code: "connection-lost" } });
     server.webSocket = "open";
     await until(() => expect(handover.status).toEqual({ state: "online", transport: "websocket" }));
     await until(() => expect(got).toEqual([1]));
@@ -450,6 +450,24 @@ describe("the end", () => {
     expect(calls).toBe(1);
     expect(server.hellos.length + server.polls.length).toBe(said);
     expect(test.statuses.at(-1)).toEqual({ state: "closed" });
+  });
+
+  it("[C25] close passes on the acknowledgements that wait for one under way", async () => {
+    const { server } = test;
+    const [release, work] = [gate(), gate()];
+    server.ackGate = release.opened;
+    const handover = test.connect({ transports: ["poll"] });
+    handover.on("quick", () => {});
+    handover.on("slow", () => work.opened);
+    server.putAll("quick", [1]);
+    server.putAll("slow", [2]);
+    await until(() => expect(server.acks).toHaveLength(1));
+    work.open();
+    await work.opened;
+    const closing = handover.close();
+    release.open();
+    await closing;
+    expect(server.acks.map((ack) => ack.seqs)).toEqual([[1], [2]]);
   });
 
   it("[C25] close without a connection rejects what waits, at once", async () => {

@@ -70,7 +70,11 @@ export class FakeServer {
   readonly refusedTokens = new Set<string>();
   fateOfSend: (message: Sending) => Fate = () => "answer";
   fateOfAck: (ack: Ack) => Fate = () => "answer";
+  /** What an acknowledgement, or a send, over HTTP waits for before its answer. */
+  ackGate: Promise<void> = Promise.resolve();
+  sendGate: Promise<void> = Promise.resolve();
   fateOfPoll: (poll: Json) => Fate | "empty" = () => "answer";
+  readonly #pollAnswers: Json[] = [];
   readonly #http: Server;
   readonly #webSockets = new WebSocketServer({ noServer: true });
   readonly #sockets = new Map<WebSocket, Hello>();
@@ -155,6 +159,11 @@ export class FakeServer {
     this.head = 0;
     this.entries = this.entries.map((entry) => ({ ...entry, seq: ++this.head }));
     this.cut();
+  }
+
+  /** Answers the next polls with these bodies, one each. */
+  answerPolls(bodies: readonly Json[]): void {
+    this.#pollAnswers.push(...bodies);
   }
 
   settle(seq: number): void {
@@ -261,6 +270,7 @@ export class FakeServer {
         const [fate, result] = this.#store({ via: "poll", ...body } as Sending);
         if (fate === "lose") return void request.socket.destroy();
         if (fate === "mute") return;
+        await this.sendGate;
         if (fate === "answer") return answer(201, result);
         return refuse(fate);
       }
@@ -272,6 +282,7 @@ export class FakeServer {
         if (typeof fate === "object") return refuse(fate);
         this.#settle(ack);
         if (fate === "lose") return void request.socket.destroy();
+        await this.ackGate;
         return answer(200, { acked: 1 });
       }
       case "/v1/poll":
@@ -300,7 +311,9 @@ export class FakeServer {
     response.on("close", () => this.#finishPoll(response, 204));
     const timer = setTimeout(() => this.#finishPoll(response, 204), (poll.wait as number) * 1000);
     response.on("close", () => clearTimeout(timer));
-    this.#answerPoll(response, poll);
+    const scripted = this.#pollAnswers.shift();
+    if (scripted) this.#finishPoll(response, 200, { epoch: this.epoch, head: 99, deliveries: [], settled: [], gaps: [], ...scripted });
+    else this.#answerPoll(response, poll);
   }
 
   #answerPoll(response: ServerResponse, poll: Json): void {

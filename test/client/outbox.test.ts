@@ -1,6 +1,6 @@
 import { describe, expect, it, vi } from "vitest";
 import { HandoverError, type Transport } from "../../src/client/index.ts";
-import { rig, until } from "./rig.ts";
+import { gate, rig, until } from "./rig.ts";
 
 const test = rig();
 
@@ -150,6 +150,21 @@ it("[C13] a send whose answer was lost with the WebSocket is repeated over polli
   expect(server.sends[0]?.idempotencyKey).toBe(server.sends[1]?.idempotencyKey);
   expect(server.stored.size).toBe(1);
   expect(handover.status).toMatchObject({ state: "online", transport: "poll" });
+});
+
+it("[C12] over polling sends go one after another, so that they are accepted in the order of the calls", async () => {
+  const { server } = test;
+  const release = gate();
+  server.sendGate = release.opened;
+  const handover = test.connect({ transports: ["poll"] });
+  const sends = [1, 2, 3].map((data) => handover.send("bob", "order", data));
+  await until(() => expect(server.sends).toHaveLength(1));
+  // A request made later has been here.
+  await handover.state("known");
+  expect(server.sends.map((send) => send.data)).toEqual([1]);
+  release.open();
+  await Promise.all(sends);
+  expect(server.sends.map((send) => send.data)).toEqual([1, 2, 3]);
 });
 
 it.each([4401, 4409, 4503, 1006])("[C13] a send that is under way when the connection ends with %i goes again on the next", async (code) => {

@@ -32,7 +32,7 @@ export function rig(): Rig {
       const client = connect(made.server.url, {
         token: () => "token-1",
         onError: (error) => made.errors.push(error),
-        timing: { openMs: 500, pollWaitMs: 2_000, answerMs: 2_000, probeMs: 100, probeMaxMs: 200, ...timing },
+        timing: { pollWaitMs: 2_000, answerMs: 2_000, probeMs: 100, probeMaxMs: 200, ...timing },
         ...rest,
       });
       client.onStatus((status) => made.statuses.push(status));

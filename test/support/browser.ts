@@ -2,15 +2,18 @@
  * Real tabs for tests: Chromium through playwright-core, and the page of Example 10 as a person uses it.
  * @module
  */
+import { once } from "node:events";
 import { existsSync } from "node:fs";
+import type { AddressInfo } from "node:net";
 import { fileURLToPath } from "node:url";
 import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
+import { WebSocketServer } from "ws";
 
 const CHROMIUM_PATH = process.env.CHROMIUM_PATH ?? "/usr/bin/chromium";
 const IMAGES = fileURLToPath(new URL("../../docs/images/", import.meta.url));
 
 /** How long a test waits for what must happen in a tab: a loaded machine, not a fast one, sets it. */
-export const DEADLINE_MS = 15_000;
+export const DEADLINE_MS = 20_000;
 
 /**
  * Why there are no browser tests here, or undefined when there are.
@@ -41,7 +44,14 @@ export async function launchChromium(): Promise<Browser> {
 
 /** A browser of its own, as of another person: nothing is shared with other contexts. */
 export async function openContext(browser: Browser, options: BrowserContextOptions = {}): Promise<BrowserContext> {
-  const context = await browser.newContext({ locale: "en-GB", timezoneId: "UTC", viewport: { width: 1180, height: 1020 }, ...options });
+  const context = await browser.newContext({
+    locale: "en-GB",
+    timezoneId: "UTC",
+    viewport: { width: 1180, height: 1020 },
+    // Drawn without a graphics card, every movement costs a core that the test needs.
+    reducedMotion: "reduce",
+    ...options,
+  });
   context.setDefaultTimeout(DEADLINE_MS);
   return context;
 }
@@ -81,6 +91,8 @@ export async function blockWebSocket(context: BrowserContext): Promise<void> {
       static readonly CLOSING = 2;
       static readonly CLOSED = 3;
     }
+    // For the test's own reports.
+    Object.defineProperty(globalThis, "NativeWebSocket", { value: WebSocket });
     Object.defineProperty(globalThis, "WebSocket", { value: BlockedWebSocket, writable: true, configurable: true });
   });
 }
@@ -116,34 +128,12 @@ export interface Tab {
  */
 export async function openTab(context: BrowserContext, url: string, options: { user?: string; path?: string } = {}): Promise<Tab> {
   const page = await context.newPage();
-  const handled: Handled[] = [];
   const problems: string[] = [];
-  let load = 0;
   page.on("console", (message) => {
     if (message.type() === "error" || message.type() === "warning") problems.push(message.text());
   });
   page.on("pageerror", (error) => problems.push(String(error)));
-  // The page holds no counter for tests: its list has one item per handled message, and this watches the list grow.
-  await page.exposeFunction("reportHandled", (id: string) => {
-    handled.push({ id, load });
-  });
-  await page.exposeFunction("reportLoad", () => {
-    load += 1;
-  });
-  await page.addInitScript(() => {
-    const reports = globalThis as unknown as { reportHandled(id: string): Promise<void>; reportLoad(): Promise<void> };
-    document.addEventListener("DOMContentLoaded", () => {
-      void reports.reportLoad();
-      const list = document.getElementById("received");
-      if (list === null) return;
-      const observer = new MutationObserver((changes) => {
-        for (const node of changes.flatMap((change) => [...change.addedNodes])) {
-          if (node instanceof HTMLElement) void reports.reportHandled(node.dataset.id ?? "");
-        }
-      });
-      observer.observe(list, { childList: true });
-    });
-  });
+  const handled = await recordHandled(page);
   const { user, path = "/" } = options;
   if (user !== undefined) {
     await page.addInitScript((name) => {
@@ -155,8 +145,68 @@ export async function openTab(context: BrowserContext, url: string, options: { u
   return { page, handled, problems };
 }
 
+/**
+ * Records every run of the page's message handler. The page holds no counter for tests: its list gets one item for each message, and this watches
+ * the list. It reports on two ways, because in a page that is being left, scripts (and acknowledgements) still run for a moment after the
+ * debugger, by which playwright hears, is gone.
+ */
+async function recordHandled(page: Page): Promise<readonly Handled[]> {
+  const handled: Handled[] = [];
+  const loads: string[] = [];
+  const known = new Set<string>();
+  const report = (text: string) => {
+    const { document, count, id } = JSON.parse(text) as { document: string; count: number; id?: string };
+    if (!loads.includes(document)) loads.push(document);
+    if (id === undefined || known.has(`${document} ${count}`)) return;
+    known.add(`${document} ${count}`);
+    handled.push({ id, load: loads.indexOf(document) + 1 });
+  };
+  const server = new WebSocketServer({ host: "127.0.0.1", port: 0 });
+  await once(server, "listening");
+  server.on("connection", (socket) => socket.on("message", (data) => report(String(data))));
+  page.on("close", () => {
+    for (const socket of server.clients) socket.terminate();
+    server.close();
+  });
+  await page.exposeFunction("reportHandled", report);
+  await page.addInitScript(
+    (url) => {
+      const scope = globalThis as unknown as { reportHandled(text: string): Promise<void>; NativeWebSocket?: typeof WebSocket };
+      const socket = new (scope.NativeWebSocket ?? WebSocket)(url);
+      const waiting: string[] = [];
+      socket.onopen = () => {
+        for (const text of waiting.splice(0)) socket.send(text);
+      };
+      const name = crypto.randomUUID();
+      let count = 0;
+      const report = (id?: string) => {
+        count += 1;
+        const text = JSON.stringify({ document: name, count, id });
+        void scope.reportHandled(text);
+        if (socket.readyState === WebSocket.OPEN) socket.send(text);
+        else waiting.push(text);
+      };
+      document.addEventListener("DOMContentLoaded", () => {
+        report();
+        const list = document.getElementById("received");
+        if (list === null) return;
+        const observer = new MutationObserver((changes) => {
+          for (const node of changes.flatMap((change) => [...change.addedNodes])) {
+            if (node instanceof HTMLElement) report(node.dataset.id ?? "");
+          }
+        });
+        observer.observe(list, { childList: true });
+      });
+    },
+    `ws://127.0.0.1:${(server.address() as AddressInfo).port}`,
+  );
+  return handled;
+}
+
+/** Waits until the page is connected. @throws Error with the page's own words, when it says that it has given up */
 export async function connected(page: Page): Promise<void> {
-  await page.waitForSelector('#connection[data-status="online"]');
+  const status = await page.waitForSelector('#connection:is([data-status="online"], [data-status="closed"])');
+  if ((await status.getAttribute("data-status")) === "closed") throw new Error(`The page says: ${await status.innerText()}`);
 }
 
 export async function fillForm(page: Page, values: FormValues): Promise<void> {
@@ -193,12 +243,26 @@ export async function received(page: Page, subject: string): Promise<void> {
   await page.waitForFunction((text) => document.querySelector("#received li:first-child dd")?.textContent === text, subject);
 }
 
-/**
- * Takes a picture for the documents, into `docs/images/{name}.png`: when SCREENSHOTS=1, or when there is none yet. Not at every run, because the
- * times of day in it would change the file each time.
- */
+/** Takes a picture of the whole page for the documents, into `docs/images/{name}.png`, when SCREENSHOTS=1. */
 export async function takePicture(page: Page, name: string): Promise<void> {
+  if (process.env.SCREENSHOTS !== "1") return;
+  await page.screenshot({ path: `${IMAGES}${name}.png`, fullPage: true, animations: "disabled" });
+}
+
+/**
+ * Puts two windows side by side into the README's picture: when SCREENSHOTS=1, or when there is none yet. Not at every run, because the times of
+ * day in it would change the file each time.
+ */
+export async function takePairPicture(left: Page, right: Page, name: string): Promise<void> {
   const path = `${IMAGES}${name}.png`;
   if (process.env.SCREENSHOTS !== "1" && existsSync(path)) return;
-  await page.screenshot({ path, fullPage: true, animations: "disabled" });
+  const shots = await Promise.all([left, right].map((page) => page.screenshot({ animations: "disabled", type: "png" })));
+  const pictures = shots.map((shot) => `<img alt="" src="data:image/png;base64,${shot.toString("base64")}">`);
+  const sheet = await left.context().newPage();
+  await sheet.setContent(`<style>
+    body { margin: 0; display: inline-flex; gap: 28px; padding: 32px; background: #d5dad6 }
+    img { display: block; border-radius: 14px; box-shadow: 0 20px 45px -18px rgb(20 30 40 / 45%), 0 0 0 1px rgb(20 30 40 / 10%) }
+    </style><body>${pictures.join("")}</body>`);
+  await sheet.locator("body").screenshot({ path });
+  await sheet.close();
 }

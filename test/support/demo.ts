@@ -5,11 +5,12 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-const COMMAND = process.env.EX10_COMMAND ?? fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
+const COMMAND = fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
 const START_MS = 20_000;
 
 export class DemoServer {
@@ -82,6 +83,61 @@ async function run(data: string, port: string): Promise<DemoServer> {
     });
   });
   return new DemoServer(child, data, url);
+}
+
+/** A stretch of network between a browser and the server that can be cut. */
+export interface Relay {
+  /** The server as seen through it. */
+  readonly url: string;
+  /** Breaks what is open and refuses what is new. */
+  cut(): void;
+  mend(): void;
+  close(): Promise<void>;
+}
+
+export async function openRelay(url: string): Promise<Relay> {
+  const port = Number(new URL(url).port);
+  const sockets = new Set<Socket>();
+  let isCut = false;
+  const relay = createServer((near) => {
+    if (isCut) {
+      near.destroy();
+      return;
+    }
+    const far = connect(port, "127.0.0.1");
+    for (const [one, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      sockets.add(one);
+      one.pipe(other);
+      // An error is followed by `close`.
+      one.on("error", () => {});
+      one.on("close", () => {
+        sockets.delete(one);
+        other.destroy();
+      });
+    }
+  });
+  relay.listen(0, "127.0.0.1");
+  await once(relay, "listening");
+  const result: Relay = {
+    url: `http://127.0.0.1:${(relay.address() as AddressInfo).port}`,
+    cut() {
+      isCut = true;
+      for (const socket of sockets) socket.destroy();
+    },
+    mend() {
+      isCut = false;
+    },
+    async close() {
+      const closed = once(relay, "close");
+      result.cut();
+      relay.close();
+      await closed;
+    },
+  };
+  return result;
 }
 
 /** One user's way past the page: the demonstration's session and the HTTP interface. */

@@ -1,0 +1,128 @@
+import type { Totals } from "../engine.ts";
+import { ENDINGS } from "./sqlite-call.ts";
+import type { MailboxRow, Statements } from "./sqlite-statement.ts";
+
+/** Mailboxes kept in memory between batches. */
+const MAX_CACHED = 20_000;
+
+const TOTALS = ["accepted", "unsettled", ...ENDINGS] as const;
+/** Places in the totals; that of an ending is `FIRST_ENDING` plus the ending's own. */
+export const [ACCEPTED, UNSETTLED, FIRST_ENDING] = [0, 1, 2] as const;
+
+/** What was so when a savepoint was set. */
+interface Mark {
+  readonly before: Map<MailboxRow, Pick<MailboxRow, "head" | "count" | "bytes" | "forgotten">>;
+  readonly made: MailboxRow[];
+  readonly totals: number[];
+}
+
+/** The mailboxes' heads, counts and bytes, and the totals: kept in memory while a batch runs, and written once per commit. */
+export class Ledger {
+  readonly #run: Statements;
+  readonly #byUser = new Map<string, MailboxRow>();
+  readonly #byId = new Map<number, MailboxRow>();
+  readonly #changed = new Set<MailboxRow>();
+  #marks: Mark[] = [];
+  #totals: number[] = TOTALS.map(() => 0);
+
+  constructor(run: Statements) {
+    this.#run = run;
+  }
+
+  mailboxOf(user: string): MailboxRow | undefined {
+    const cached = this.#byUser.get(user);
+    if (cached) return cached;
+    const box = this.#run.mailboxOf.get(user);
+    return box && this.#cache(box);
+  }
+
+  mailbox(id: number): MailboxRow {
+    const cached = this.#byId.get(id);
+    if (cached) return cached;
+    const box = this.#run.mailbox.get(id);
+    if (!box) throw new Error(`A delivery belongs to mailbox ${id}, which does not exist.`);
+    return this.#cache(box);
+  }
+
+  makeMailbox(user: string): MailboxRow {
+    const id = Number(this.#run.makeMailbox.run(user).lastInsertRowid);
+    const box = this.#cache({ id, user, head: 0, count: 0, bytes: 0, forgotten: 0 });
+    this.#marks.at(-1)?.made.push(box);
+    return box;
+  }
+
+  /** To be called before a mailbox is changed. */
+  touch(box: MailboxRow): MailboxRow {
+    this.#changed.add(box);
+    const mark = this.#marks.at(-1);
+    if (mark && !mark.before.has(box)) mark.before.set(box, { head: box.head, count: box.count, bytes: box.bytes, forgotten: box.forgotten });
+    return box;
+  }
+
+  count(place: number, n: number): void {
+    this.#totals[place] = (this.#totals[place] ?? 0) + n;
+  }
+
+  totals(): Totals {
+    const stored = new Map(this.#run.totals.all().map((row) => [row.name, row.n]));
+    return Object.fromEntries(TOTALS.map((name, place) => [name, (stored.get(name) ?? 0) + (this.#totals[place] ?? 0)])) as Totals;
+  }
+
+  /** Writes what has changed, for the commit that follows. */
+  write(): void {
+    for (const box of this.#changed) this.#run.keepMailbox.run(box.head, box.count, box.bytes, box.forgotten, box.id);
+    for (const [place, n] of this.#totals.entries()) if (n !== 0) this.#run.addTotal.run(n, TOTALS[place]);
+  }
+
+  /** What was written is committed. */
+  committed(): void {
+    this.#changed.clear();
+    this.#totals.fill(0);
+    this.#marks = [];
+    if (this.#byUser.size > MAX_CACHED) this.#forget();
+  }
+
+  /** The transaction was rolled back: what is on the disk holds. */
+  rolledBack(): void {
+    this.#changed.clear();
+    this.#totals.fill(0);
+    this.#marks = [];
+    this.#forget();
+  }
+
+  /** With each savepoint. */
+  mark(): void {
+    this.#marks.push({ before: new Map(), made: [], totals: [...this.#totals] });
+  }
+
+  release(): void {
+    const mark = this.#marks.pop();
+    const outer = this.#marks.at(-1);
+    if (!mark || !outer) return;
+    for (const [box, before] of mark.before) if (!outer.before.has(box)) outer.before.set(box, before);
+    outer.made.push(...mark.made);
+  }
+
+  back(): void {
+    const mark = this.#marks.pop();
+    if (!mark) return;
+    for (const [box, before] of mark.before) Object.assign(box, before);
+    for (const box of mark.made) {
+      this.#byUser.delete(box.user);
+      this.#byId.delete(box.id);
+      this.#changed.delete(box);
+    }
+    this.#totals = mark.totals;
+  }
+
+  #forget(): void {
+    this.#byUser.clear();
+    this.#byId.clear();
+  }
+
+  #cache(box: MailboxRow): MailboxRow {
+    this.#byUser.set(box.user, box);
+    this.#byId.set(box.id, box);
+    return box;
+  }
+}

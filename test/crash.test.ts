@@ -1,0 +1,201 @@
+/**
+ * The server killed again and again under load, and a ledger of what it had promised. What it answered with 201 must be delivered; what it
+ * answered with `acked` must not be delivered again. What was not answered may have happened or not.
+ * @module
+ */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { call, LONG_POLLING, openSocket, signToken, WEBSOCKET, type WireReceiver } from "../src/testing/wire.ts";
+import { CommandServer, freePort } from "./support/command.ts";
+import { TOKEN_SECRET } from "./support/started.ts";
+
+const ROUNDS = Number(process.env.HANDOVER_TEST_CRASHES ?? 20);
+const IN_FLIGHT = 64;
+const USERS = ["ws-1", "ws-2", "poll-1", "poll-2"] as const;
+const SEED = Number(process.env.HANDOVER_TEST_SEED ?? Date.now() % 1_000_000);
+
+const token = (user: string) => signToken(TOKEN_SECRET, { sub: user, sid: `session-of-${user}`, aud: "handover", exp: Math.floor(Date.now() / 1000) + 3_600 });
+
+/** Numbers that look random and are the same for the same seed (mulberry32). */
+function randomOf(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296;
+  };
+}
+const random = randomOf(SEED);
+
+/** What was asked of the server, and what it answered. */
+class Ledger {
+  readonly sent = new Set<string>();
+  /** Answered 201, by user. */
+  readonly accepted = new Map<string, Set<string>>(USERS.map((user) => [user, new Set()]));
+  /** An acknowledgement was sent; perhaps it was carried out. */
+  readonly ackAsked = new Set<string>();
+  /** … and its answer was received. */
+  readonly acked = new Set<string>();
+  #next = 0;
+
+  take(): { readonly user: string; readonly name: string } {
+    this.#next += 1;
+    const user = USERS[this.#next % USERS.length] ?? "ws-1";
+    const name = `${user} ${this.#next}`;
+    this.sent.add(name);
+    return { user, name };
+  }
+
+  accept(user: string, name: string): void {
+    this.accepted.get(user)?.add(name);
+  }
+
+  /** What must be delivered to this user now. */
+  owed(user: string): string[] {
+    return [...(this.accepted.get(user) ?? [])].filter((name) => !this.ackAsked.has(name));
+  }
+
+  countAccepted(): number {
+    return [...this.accepted.values()].reduce((sum, names) => sum + names.size, 0);
+  }
+}
+
+const messageOf = (user: string, name: string) => ({ to: { user }, type: "crash", data: { name, text: "é".repeat(50) } });
+const nameOf = (delivery: WireReceiver["deliveries"][number]) => String((delivery.event.data as { name: string }).name);
+
+let data = "";
+let server: CommandServer | undefined;
+beforeAll(async () => {
+  data = await mkdtemp(join(tmpdir(), "handover-crash-"));
+});
+afterAll(async () => {
+  await server?.kill();
+  await rm(data, { recursive: true, force: true });
+});
+
+test(`[K7] killed ${ROUNDS} times under load, it delivers everything that it accepted and nothing that it acknowledged`, { timeout: 180_000 }, async () => {
+  console.log(`seed ${SEED}`);
+  const port = await freePort();
+  const ledger = new Ledger();
+  let epoch: string | undefined;
+  for (let round = 1; round <= ROUNDS; round++) {
+    server = await CommandServer.start(port, data, ["--log-level", "info"]);
+    const { url } = server;
+    const receivers = await Promise.all(USERS.map((user) => settleAccounts(url, user, ledger, round)));
+    const told = receivers.find(({ epoch: each }) => each !== undefined)?.epoch;
+    // The numbers go on where they were: cursors outlive a crash.
+    if (epoch !== undefined && told !== undefined) expect(told).toBe(epoch);
+    epoch ??= told;
+    const loads = [
+      ...receivers.map((receiver) => acknowledgeSome(receiver, ledger)),
+      ...Array.from({ length: IN_FLIGHT / 2 }, () => sendByHttp(url, ledger)),
+      sendByWebSocket(url, ledger, IN_FLIGHT / 2),
+    ];
+    const before = ledger.countAccepted();
+    // At least something of it must be in the middle of being done.
+    await expect.poll(() => ledger.countAccepted(), { timeout: 10_000, interval: 5 }).toBeGreaterThan(before + IN_FLIGHT);
+    await new Promise((resolve) => setTimeout(resolve, random() * 350));
+    await server.kill();
+    await Promise.all(loads);
+    await Promise.all(receivers.map((receiver) => receiver.leave()));
+  }
+  server = await CommandServer.start(port, data);
+  const { url } = server;
+  for (const receiver of await Promise.all(USERS.map((user) => settleAccounts(url, user, ledger, ROUNDS + 1)))) await receiver.leave();
+  // Everything has its ending now: nothing accepted is left that was not acknowledged.
+  expect(USERS.flatMap((user) => ledger.owed(user))).toEqual([]);
+  console.log(`${ROUNDS} kills: ${ledger.sent.size} sent, ${ledger.countAccepted()} answered 201, ${ledger.acked.size} answered acked; none lost, none of the acknowledged again`);
+});
+
+/** Opens a new receiver, which gets everything unsettled, compares it with the ledger, and acknowledges all of it. */
+async function settleAccounts(url: string, user: string, ledger: Ledger, round: number): Promise<WireReceiver> {
+  const [owed, acked] = [ledger.owed(user), new Set(ledger.acked)];
+  const wire = user.startsWith("ws") ? WEBSOCKET : LONG_POLLING;
+  const receiver = await wire.openReceiver({ url, token: token(user), receiver: `round-${round}`, window: 1_000 });
+  const mark = `${user} mark ${round}`;
+  ledger.sent.add(mark);
+  const sent = await call(`${url}/v1/messages`, { token: token("marker"), body: messageOf(user, mark) });
+  expect(sent.status).toBe(201);
+  ledger.accept(user, mark);
+  // Mail comes in order: with the mark, all that was before it has come. What is more than a window comes as it is acknowledged.
+  const names: string[] = [];
+  while (names.at(-1) !== mark) {
+    const before = names.length;
+    await receiver.until(() => receiver.deliveries.length > before, `round ${round}: mail up to the mark`);
+    const fresh = receiver.deliveries.slice(before);
+    names.push(...fresh.map(nameOf));
+    await acknowledge(receiver, fresh, ledger);
+  }
+  const got = new Set(names);
+  expect(
+    owed.filter((name) => !got.has(name)),
+    `round ${round}: accepted, and not delivered`,
+  ).toEqual([]);
+  expect(
+    names.filter((name) => acked.has(name)),
+    `round ${round}: acknowledged, and delivered again`,
+  ).toEqual([]);
+  expect(
+    names.filter((name) => !ledger.sent.has(name)),
+    `round ${round}: never sent`,
+  ).toEqual([]);
+  expect(got.size, `round ${round}: each once`).toBe(names.length);
+  return receiver;
+}
+
+async function acknowledge(receiver: WireReceiver, deliveries: WireReceiver["deliveries"], ledger: Ledger): Promise<void> {
+  for (const delivery of deliveries) ledger.ackAsked.add(nameOf(delivery));
+  const count = await receiver.ack({ seqs: deliveries.map(({ seq }) => seq) });
+  expect(count).toBe(deliveries.length);
+  for (const delivery of deliveries) ledger.acked.add(nameOf(delivery));
+}
+
+/** Acknowledges about every other delivery, until the server is gone. */
+async function acknowledgeSome(receiver: WireReceiver, ledger: Ledger): Promise<void> {
+  let seen = receiver.deliveries.length;
+  for (;;) {
+    await receiver.until(() => receiver.deliveries.length > seen || receiver.end !== undefined, "mail, or the end", 60_000);
+    if (receiver.end !== undefined) return;
+    const fresh = receiver.deliveries.slice(seen).filter(() => random() < 0.5);
+    seen = receiver.deliveries.length;
+    try {
+      if (fresh.length > 0) await acknowledge(receiver, fresh, ledger);
+    } catch (thrown) {
+      // A count that is wrong is no matter of the kill.
+      if (thrown instanceof Error && thrown.name === "AssertionError") throw thrown;
+      return;
+    }
+  }
+}
+
+/** One message after another, until the server is gone. */
+async function sendByHttp(url: string, ledger: Ledger): Promise<void> {
+  for (;;) {
+    const { user, name } = ledger.take();
+    let status: number;
+    try {
+      ({ status } = await call(`${url}/v1/messages`, { token: token("http"), body: messageOf(user, name) }));
+    } catch {
+      return;
+    }
+    expect(status).toBe(201);
+    ledger.accept(user, name);
+  }
+}
+
+/** So many at a time on one connection, until the server is gone. */
+async function sendByWebSocket(url: string, ledger: Ledger, inFlight: number): Promise<void> {
+  const socket = await openSocket(url, { token: token("socket"), receiver: "sender" });
+  const chain = async () => {
+    while (socket.inbox.end === undefined && socket.isOpen) {
+      const { user, name } = ledger.take();
+      const [result] = await socket.send([messageOf(user, name)]);
+      if (result?.status === 201) ledger.accept(user, name);
+      else expect(socket.inbox.end, JSON.stringify(result)).toBeDefined();
+    }
+  };
+  await Promise.all(Array.from({ length: inFlight }, chain));
+}

@@ -1,0 +1,284 @@
+import { existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import Database from "better-sqlite3";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import type { Attachment, Entry } from "../../src/engine.ts";
+import { type SqliteEngine, type SqliteOptions, sqliteEngine } from "../../src/engines/sqlite.ts";
+import { databaseFile, MIGRATIONS, openDatabase } from "../../src/engines/sqlite-schema.ts";
+import { SQL } from "../../src/engines/sqlite-statement.ts";
+import type { SessionId, UserId } from "../../src/protocol.ts";
+import { until } from "../../src/testing/engine-bench.ts";
+import { makeFolder } from "./folder.ts";
+import { makeMessage } from "./message.ts";
+import { Child } from "./process.ts";
+
+const U = "u" as UserId;
+const S = "s" as SessionId;
+let folder: ReturnType<typeof makeFolder>;
+let engines: SqliteEngine[];
+let children: Child[];
+
+beforeEach(() => {
+  folder = makeFolder();
+  engines = [];
+  children = [];
+});
+afterEach(async () => {
+  for (const child of children) await child.kill();
+  for (const engine of engines) await engine.close();
+  folder.remove();
+});
+
+async function open(options: Partial<SqliteOptions> = {}): Promise<SqliteEngine> {
+  const engine = sqliteEngine({ dir: folder.dir, reserveBytes: 65_536, log: () => {}, ...options });
+  engines.push(engine);
+  await engine.open((cause) => {
+    throw cause;
+  });
+  return engine;
+}
+
+async function refusal(options: Partial<SqliteOptions> = {}): Promise<string> {
+  return open(options).then(
+    () => "it opened",
+    (cause: { code: string; message: string }) => `${cause.code}: ${cause.message}`,
+  );
+}
+
+function start(...args: ConstructorParameters<typeof Child>): Child {
+  const child = new Child(...args);
+  children.push(child);
+  return child;
+}
+
+const silent = { deliver: () => {}, ended: () => {}, lost: () => {} };
+
+async function readAll(desk: Attachment): Promise<readonly Entry[]> {
+  const entries: Entry[] = [];
+  for (let after = 0; ; ) {
+    const page = await desk.read({ after, limit: 1_000, maxBytes: 10_000_000, session: S });
+    entries.push(...page.entries);
+    if (page.upto >= desk.head) return entries;
+    after = page.upto;
+  }
+}
+
+test("kill -9 under load: what was stored is there, what was acknowledged does not come back", async () => {
+  const stored = new Set<string>();
+  const acked = new Set<string>();
+  const acking = new Set<string>();
+  for (let round = 0; round < 4; round += 1) {
+    const child = start(["churn", folder.dir, `r${round}`]);
+    await child.said("ready");
+    const enough = 200 + Math.floor(Math.random() * 600);
+    await until(
+      () => child.lines.length > enough,
+      () => "the child to work",
+    );
+    await child.kill();
+    for (const line of child.lines) {
+      const [what, id = ""] = line.split(" ");
+      if (what === "stored") stored.add(id);
+      else if (what === "acked") acked.add(id);
+      else if (what === "acking") acking.add(id);
+      else expect(line).toBe("ready");
+    }
+    const engine = await open({ mailboxMaxMessages: 1_000_000 });
+    const found = new Set<string>();
+    for (const user of ["u0", "u1", "u2", "u3"] as UserId[]) {
+      const desk = await engine.attach(user, silent);
+      for (const entry of await readAll(desk)) {
+        expect(found.has(entry.id)).toBe(false);
+        found.add(entry.id);
+        expect(JSON.parse(entry.event).id).toBe(entry.id);
+      }
+    }
+    expect([...stored].filter((id) => !found.has(id) && !acking.has(id))).toEqual([]);
+    expect([...acked].filter((id) => found.has(id))).toEqual([]);
+    const totals = await engine.totals();
+    expect(totals.accepted).toBe(totals.unsettled + totals.acked);
+    expect(totals.unsettled).toBe(found.size);
+    await engine.close();
+  }
+  expect(stored.size).toBeGreaterThan(200);
+  expect(acked.size).toBeGreaterThan(10);
+}, 60_000);
+
+test("callers share commits: 64 at once need far fewer than there are messages, one alone one each", async () => {
+  const engine = await open();
+  let before = engine.commits;
+  for (let n = 0; n < 20; n += 1) await engine.append([makeMessage(`one-${n}`, ["u"])]);
+  expect(engine.commits - before).toBe(20);
+  before = engine.commits;
+  const caller = async (each: number) => {
+    for (let n = 0; n < 10; n += 1) await engine.append([makeMessage(`many-${each}-${n}`, [`u${each}`])]);
+  };
+  await Promise.all(Array.from({ length: 64 }, (_none, each) => caller(each)));
+  expect(engine.commits - before).toBeLessThan(64);
+  before = engine.commits;
+  const desk = await engine.attach(U, silent);
+  await Promise.all(Array.from({ length: 20 }, (_none, n) => desk.settle([{ kind: "acked", seqs: [n + 1] }], S)));
+  expect(engine.commits - before).toBeLessThan(5);
+  // Reading and counting need none.
+  before = engine.commits;
+  await Promise.all([engine.totals(), desk.read({ after: 0, limit: 10, maxBytes: 1_000, session: S }), engine.find(makeMessage("one-1", []).id)]);
+  await desk.settle([{ kind: "acked", seqs: [1] }], S);
+  expect(engine.commits).toBe(before);
+});
+
+test("a second process is told who holds the folder; the lock goes with the process, however it ends", async () => {
+  const child = start(["hold", folder.dir]);
+  await child.said("ready");
+  const message = await refusal();
+  expect(message).toContain("store-unavailable");
+  expect(message).toContain(folder.dir);
+  if (process.platform === "linux") expect(message).toContain(`process ${child.pid}`);
+  await child.kill();
+  const engine = await open();
+  expect((await engine.totals()).accepted).toBe(1);
+  // Within one process as well; and a look at the folder must not loosen the lock.
+  expect(await refusal()).toContain("in use");
+  const other = start(["hold", folder.dir]);
+  await until(
+    () => other.lines.length > 0,
+    () => "the other process to say something",
+  );
+  expect(other.lines.join()).toContain("in use");
+  if (process.platform === "linux") expect(other.lines.join()).toContain(`process ${process.pid}`);
+});
+
+test("a store of a newer version, of another program, or damaged is refused with a sentence, and not touched", async () => {
+  await (await open()).close();
+  const file = databaseFile(folder.dir);
+  let db = new Database(file);
+  db.pragma(`user_version = ${MIGRATIONS.length + 1}`);
+  db.close();
+  expect(await refusal()).toMatch(/store-unavailable: The store in .* has version 2; this program knows versions up to 1\..*newer Handover/);
+  db = new Database(file);
+  expect(db.pragma("user_version", { simple: true })).toBe(MIGRATIONS.length + 1);
+  db.close();
+
+  const foreign = join(folder.dir, "foreign");
+  mkdirSync(foreign);
+  db = new Database(databaseFile(foreign));
+  db.exec("CREATE TABLE cats (name TEXT)");
+  db.close();
+  expect(await refusal({ dir: foreign })).toContain("is not a store of Handover");
+
+  const broken = join(folder.dir, "broken");
+  mkdirSync(broken);
+  writeFileSync(databaseFile(broken), "this is no database".repeat(1_000));
+  expect(await refusal({ dir: broken })).toMatch(/damaged.*restore a backup/);
+
+  writeFileSync(join(folder.dir, "a-file"), "");
+  expect(await refusal({ dir: join(folder.dir, "a-file", "below") })).toMatch(/cannot be made/);
+});
+
+test("the folder is made on first use, for its owner only, with room kept for a full disk", async () => {
+  const dir = join(folder.dir, "a", "b");
+  await open({ dir });
+  expect(statSync(dir).mode & 0o777).toBe(0o700);
+  expect(readdirSync(dir).sort()).toEqual(["handover.db", "handover.db-wal", "reserve"]);
+  expect(statSync(join(dir, "reserve")).size).toBe(65_536);
+});
+
+test("a message damaged on the disk is never delivered: it is dead, kept, told as a gap, and there is a line for the operator", async () => {
+  const first = await open();
+  const texts = ["whole-1", "hurt-2", "hurt-3", "whole-4"].map((id) => makeMessage(id, ["u"]));
+  await first.append(texts);
+  let cameAgain = 0;
+  const desk = await first.attach(U, { ...silent, deliver: (entries) => (cameAgain += entries.length) });
+  await desk.settle([{ kind: "nacked", seq: 3, retryAfterMs: 1 }], S);
+  await until(
+    () => cameAgain === 1,
+    () => "the nacked message to come again",
+  );
+  await first.close();
+  const db = new Database(databaseFile(folder.dir));
+  expect(db.prepare("UPDATE events SET event = replace(event, 'xxx', 'xyx') WHERE event LIKE '%hurt%'").run().changes).toBe(2);
+  db.close();
+  const lines: string[] = [];
+  const engine = await open({ log: (line) => lines.push(line) });
+  const ended: unknown[] = [];
+  const again = await engine.attach(U, { ...silent, ended: (endings) => ended.push(...endings) });
+  const page = await again.read({ after: 0, limit: 10, maxBytes: 1_000_000, session: S });
+  expect(page.entries.map(({ id }) => id)).toEqual(["whole-1", "whole-4"]);
+  expect(ended.length).toBe(2);
+  expect(page.gaps.map(({ reason }) => reason)).toEqual(["dead", "dead"]);
+  expect(lines.filter((line) => /hurt-\d.*damaged.*dead letter/.test(line)).length).toBe(2);
+  expect((await engine.totals()).dead).toBe(2);
+  await engine.close();
+  const after = new Database(databaseFile(folder.dir), { readonly: true });
+  expect(after.prepare("SELECT count(*) FROM events WHERE event LIKE '%hurt%'").pluck().get()).toBe(2);
+  expect(after.prepare("SELECT DISTINCT reason FROM deliveries WHERE ending = 'dead'").pluck().all()).toEqual(["damaged"]);
+  after.close();
+});
+
+test("the file does not grow for ever, and gets smaller after a peak", async () => {
+  let nowMs = Date.now();
+  const engine = await open({ now: () => nowMs });
+  const desk = await engine.attach(U, silent);
+  const size = () => statSync(databaseFile(folder.dir)).size;
+  const round = async (name: string, count: number) => {
+    const event = JSON.stringify("x".repeat(2_000));
+    for (let n = 0; n < count; n += 100) {
+      const ids = Array.from({ length: 100 }, (_none, each) => `${name}-${n + each}`);
+      await engine.append(ids.map((id) => makeMessage(id, ["u"], { event, acceptedAtMs: nowMs })));
+    }
+    await desk.settle([{ kind: "acked-upto", upto: Number.MAX_SAFE_INTEGER, except: [] }], S);
+    nowMs += 25 * 3600_000;
+    await engine.sweep();
+  };
+  const sizes: number[] = [];
+  for (let n = 0; n < 12; n += 1) {
+    await round(`r${n}`, 1_000);
+    sizes.push(size());
+  }
+  expect(Math.max(...sizes)).toBeLessThan(3 * 1_000 * 2_100);
+  await round("peak", 8_000);
+  await until(
+    () => size() < 6_000_000,
+    () => `the file to get smaller than 6 MB, not ${size()}`,
+  );
+  expect((await engine.totals()).unsettled).toBe(0);
+}, 60_000);
+
+test("mail is found by index: no statement scans a table or sorts", () => {
+  const db = openDatabase(folder.dir);
+  const scans: string[] = [];
+  for (const [name, sql] of Object.entries(SQL)) {
+    const statement = db.prepare(`EXPLAIN QUERY PLAN ${sql}`);
+    const plan = statement.all(...Array.from({ length: sql.split("?").length - 1 }, () => 1)) as { detail: string }[];
+    for (const { detail } of plan) if (/SCAN|TEMP B-TREE/.test(detail)) scans.push(`${name}: ${detail}`);
+  }
+  db.close();
+  // Seven rows, and a walk along an index that ends at its first row.
+  expect(scans.sort()).toEqual(["nextKeyDue: SCAN idempotency USING COVERING INDEX idempotency_due", "totals: SCAN totals"]);
+});
+
+test("a reader is told of very many endings and finds the mail behind them", async () => {
+  const engine = await open();
+  for (let n = 0; n < 25; n += 1) {
+    const expired = Array.from({ length: 100 }, (_none, each) => makeMessage(`e${n}-${each}`, ["u"], { expiresAtMs: 0 }));
+    await engine.append(expired);
+  }
+  await engine.append([makeMessage("last", ["u"])]);
+  const desk = await engine.attach(U, silent);
+  const page = await desk.read({ after: 0, limit: 10, maxBytes: 1_000, session: S });
+  expect(page.entries.map(({ id }) => id)).toEqual(["last"]);
+  expect(page.upto).toBe(2_501);
+  let covered = 0;
+  for (const { from, to, reason } of page.gaps) {
+    expect([from, reason]).toEqual([covered + 1, "expired"]);
+    covered = to;
+  }
+  expect(covered).toBe(2_500);
+});
+
+test("opening twice, and work on a store that was never opened, is refused", async () => {
+  const engine = sqliteEngine({ dir: folder.dir });
+  await expect(engine.append([makeMessage("m", ["u"])])).rejects.toMatchObject({ code: "store-unavailable" });
+  await engine.close();
+  await expect(engine.open(vi.fn())).rejects.toMatchObject({ code: "store-unavailable" });
+  expect(existsSync(databaseFile(folder.dir))).toBe(false);
+});

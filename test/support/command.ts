@@ -1,0 +1,91 @@
+/**
+ * The real command as a process of its own: what an operator starts, and what a test can kill.
+ * @module
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, readFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { fileURLToPath } from "node:url";
+import { SERVICE_KEY, TOKEN_SECRET } from "./started.ts";
+
+const COMMAND = fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
+const START_MS = 20_000;
+
+/** A port that was free a moment ago, so that a server can be started on it again and again. */
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const address = server.address();
+  server.close();
+  await once(server, "close");
+  if (address === null || typeof address === "string") throw new Error("no port");
+  return address.port;
+}
+
+export class CommandServer {
+  readonly url: string;
+  readonly #process: ChildProcess;
+
+  private constructor(process: ChildProcess, url: string) {
+    this.#process = process;
+    this.url = url;
+  }
+
+  /** Starts `handover serve` and waits until it says that it listens. @throws Error with its output when it does not */
+  static async start(port: number, data: string, flags: readonly string[] = []): Promise<CommandServer> {
+    if (!existsSync(COMMAND)) throw new Error(`${COMMAND} is not there: run \`npm run build\``);
+    const child = spawn(process.execPath, [COMMAND, "serve", "--host", "127.0.0.1", "--port", String(port), "--data", data, ...flags], {
+      env: { PATH: process.env.PATH, HANDOVER_SERVICE_KEY: SERVICE_KEY, HANDOVER_TOKEN_SECRET: TOKEN_SECRET },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    // Not left behind when the test run itself is ended.
+    const end = () => child.kill("SIGKILL");
+    process.once("exit", end);
+    child.once("exit", () => process.off("exit", end));
+    let output = "";
+    const listens = new Promise<string>((resolve, reject) => {
+      const timer = setTimeout(() => {
+        child.kill("SIGKILL");
+        reject(new Error(`It did not listen within ${START_MS} ms:\n${output}`));
+      }, START_MS);
+      const read = (chunk: Buffer) => {
+        output += chunk.toString();
+        for (const line of output.split("\n")) {
+          const url = /"pid":(\d+).*listens on (http:\/\/[^"]+)"/.exec(line);
+          if (!url?.[2]) continue;
+          clearTimeout(timer);
+          // The very process that listens, not a wrapper's.
+          if (Number(url[1]) !== child.pid) reject(new Error(`pid ${url[1]} listens, ${child.pid} was started`));
+          resolve(url[2]);
+        }
+      };
+      child.stdout.on("data", read);
+      child.stderr.on("data", read);
+      child.once("exit", (code, signal) => {
+        clearTimeout(timer);
+        reject(new Error(`It ended with ${code ?? signal}:\n${output}`));
+      });
+    });
+    return new CommandServer(child, await listens);
+  }
+
+  get isRunning(): boolean {
+    return this.#process.exitCode === null && this.#process.signalCode === null;
+  }
+
+  /** Resident memory in bytes, as Linux counts it. */
+  get residentBytes(): number {
+    const [, kib] = /VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${this.#process.pid}/status`, "utf8")) ?? [];
+    return Number(kib) * 1024;
+  }
+
+  /** Ends the process as the kernel does when it must: nothing of it runs again. Resolves when it is gone. */
+  async kill(): Promise<void> {
+    if (!this.isRunning) return;
+    const gone = once(this.#process, "exit");
+    this.#process.kill("SIGKILL");
+    await gone;
+  }
+}

@@ -1,0 +1,61 @@
+/**
+ * HTTP written by hand, for what `fetch` refuses to send.
+ * @module
+ */
+import { connect } from "node:net";
+import { expect } from "vitest";
+import { ERRORS, type ErrorCode } from "../../src/errors.ts";
+import { type Answer, field } from "../../src/testing/wire.ts";
+
+const DEADLINE_MS = 5_000;
+
+/** Sends bytes, and reads until there is one whole answer, or the end. @returns status 0 when the connection ended without an answer */
+export function raw(url: string, request: string | readonly (string | Uint8Array)[]): Promise<Answer> {
+  const { hostname, port } = new URL(url);
+  return new Promise((resolve, reject) => {
+    const socket = connect(Number(port), hostname);
+    let received = Buffer.alloc(0);
+    const timer = setTimeout(() => {
+      socket.destroy();
+      reject(new Error(`No answer within ${DEADLINE_MS} ms; so far: ${received.toString().slice(0, 200)}`));
+    }, DEADLINE_MS);
+    const finish = (answer: Answer) => {
+      clearTimeout(timer);
+      socket.destroy();
+      resolve(answer);
+    };
+    socket.on("connect", () => {
+      for (const part of typeof request === "string" ? [request] : request) socket.write(part);
+    });
+    socket.on("data", (chunk) => {
+      received = Buffer.concat([received, chunk]);
+      const answer = answerOf(received);
+      if (answer) finish(answer);
+    });
+    socket.on("close", () => finish(answerOf(received) ?? { status: 0, headers: new Headers(), body: undefined }));
+    // A server that has answered may cut what it does not want to read.
+    socket.on("error", () => {});
+  });
+}
+
+function answerOf(received: Buffer): Answer | undefined {
+  const end = received.indexOf("\r\n\r\n");
+  if (end < 0) return undefined;
+  const [first = "", ...lines] = received.subarray(0, end).toString().split("\r\n");
+  const headers = new Headers(lines.map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 1).trim()] as [string, string]));
+  const body = received.subarray(end + 4);
+  if (body.length < Number(headers.get("content-length") ?? 0)) return undefined;
+  const text = body.toString();
+  return { status: Number(first.split(" ")[1]), headers, body: text === "" ? undefined : JSON.parse(text) };
+}
+
+/** Expects the problem document of that code, whole and in the right type. @param status  where it is not the table's */
+export function expectProblem(answer: Answer, code: ErrorCode, what = "", status: number = ERRORS[code].status): void {
+  const { title, retryable } = ERRORS[code];
+  const shown = `${what} → ${answer.status} ${JSON.stringify(answer.body)?.slice(0, 300)}`;
+  expect([answer.status, field(answer.body, "code")], shown).toEqual([status, code]);
+  expect(answer.headers.get("content-type"), shown).toMatch(/^application\/problem\+json/);
+  expect(answer.body, shown).toMatchObject({ type: `urn:handover:error:${code}`, title, status: ERRORS[code].status, retryable });
+  expect(String(field(answer.body, "detail")).length, shown).toBeGreaterThan(10);
+  if (ERRORS[code].status === 401) expect(answer.headers.get("www-authenticate"), shown).toBe("Bearer");
+}
