@@ -251,6 +251,26 @@ export function describeConfig(config: Config): string {
     .join("\n");
 }
 
+/** The text of docs/config.md. */
+export function writeConfigDoc(): string {
+  const shown = (value: unknown) => (value === "" ? "" : `\`${String(value)}\``);
+  const lines = rows().map(
+    ([key, row]) =>
+      `| \`${key}\` | \`${row.variable}\` | \`${optionOf(key)}\` | ${shown(row.default)} | ${row.unit ?? ""} | ${row.says.replaceAll("|", "\\|")} |`,
+  );
+  return `# Settings
+
+Written by \`node scripts/config-doc.mjs\` from the table in src/config.ts; change it there.
+
+Defaults < file < environment < command line. The file is JSON, named by \`--config\` or \`HANDOVER_CONFIG\`. An unknown key or an unknown \`HANDOVER_*\`
+variable is an error. \`handover config\` checks the settings and prints those in force, secrets left out.
+
+| key | variable | option | default | unit | |
+| --- | --- | --- | --- | --- | --- |
+${lines.join("\n")}
+`;
+}
+
 function readFile(path: string): Record<string, unknown> {
   let value: unknown;
   try {

@@ -16,7 +16,8 @@ const IN_FLIGHT = 64;
 const USERS = ["ws-1", "ws-2", "poll-1", "poll-2"] as const;
 const SEED = Number(process.env.HANDOVER_TEST_SEED ?? Date.now() % 1_000_000);
 
-const token = (user: string) => signToken(TOKEN_SECRET, { sub: user, sid: `session-of-${user}`, aud: "handover", exp: Math.floor(Date.now() / 1000) + 3_600 });
+const token = (user: string) =>
+  signToken(TOKEN_SECRET, { sub: user, sid: `session-of-${user}`, aud: "handover", exp: Math.floor(Date.now() / 1000) + 3_600 });
 
 /** Numbers that look random and are the same for the same seed (mulberry32). */
 function randomOf(seed: number): () => number {
@@ -76,7 +77,9 @@ afterAll(async () => {
   await rm(data, { recursive: true, force: true });
 });
 
-test(`[K7] killed ${ROUNDS} times under load, it delivers everything that it accepted and nothing that it acknowledged`, { timeout: 180_000 }, async () => {
+test(`[K7] killed ${ROUNDS} times under load, it delivers everything that it accepted and nothing that it acknowledged`, {
+  timeout: 180_000,
+}, async () => {
   console.log(`seed ${SEED}`);
   const port = await freePort();
   const ledger = new Ledger();
@@ -107,7 +110,9 @@ test(`[K7] killed ${ROUNDS} times under load, it delivers everything that it acc
   for (const receiver of await Promise.all(USERS.map((user) => settleAccounts(url, user, ledger, ROUNDS + 1)))) await receiver.leave();
   // Everything has its ending now: nothing accepted is left that was not acknowledged.
   expect(USERS.flatMap((user) => ledger.owed(user))).toEqual([]);
-  console.log(`${ROUNDS} kills: ${ledger.sent.size} sent, ${ledger.countAccepted()} answered 201, ${ledger.acked.size} answered acked; none lost, none of the acknowledged again`);
+  console.log(
+    `${ROUNDS} kills: ${ledger.sent.size} sent, ${ledger.countAccepted()} answered 201, ${ledger.acked.size} answered acked; none lost, none of the acknowledged again`,
+  );
 });
 
 /** Opens a new receiver, which gets everything unsettled, compares it with the ledger, and acknowledges all of it. */

@@ -50,7 +50,11 @@ describe("bodies", () => {
       const head = `POST /v1/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\nContent-Length: `;
       const notUtf8 = Buffer.from('{"to":{"user":"bob"},"type":"t","data":"\xff"}', "latin1");
       expectProblem(await raw(started.url, [`${head}${notUtf8.length}\r\n\r\n`, notUtf8]), "bad-request", "not UTF-8");
-      const halfSurrogate = Buffer.concat([Buffer.from('{"to":{"user":"bob"},"type":"t","data":"'), Buffer.from([0xed, 0xa0, 0x80]), Buffer.from('"}')]);
+      const halfSurrogate = Buffer.concat([
+        Buffer.from('{"to":{"user":"bob"},"type":"t","data":"'),
+        Buffer.from([0xed, 0xa0, 0x80]),
+        Buffer.from('"}'),
+      ]);
       expectProblem(await raw(started.url, [`${head}${halfSurrogate.length}\r\n\r\n`, halfSurrogate]), "bad-request", "a surrogate as UTF-8");
     }));
 
@@ -211,7 +215,14 @@ describe("bodies", () => {
         for (const body of bodies) expectProblem(await call(`${started.url}/v1/${route}`, { token, body }), "bad-request", JSON.stringify(body));
         expectProblem(await call(`${started.url}/v1/${route}`, { method: "POST", token }), "bad-request", "no body");
       }
-      for (const body of [{}, { user: "" }, { user: "bob", ttl: 0 }, { user: "bob", ttl: 1.5 }, { user: "bob", scope: [] }, { user: "bob", admin: 1 }]) {
+      for (const body of [
+        {},
+        { user: "" },
+        { user: "bob", ttl: 0 },
+        { user: "bob", ttl: 1.5 },
+        { user: "bob", scope: [] },
+        { user: "bob", admin: 1 },
+      ]) {
         expectProblem(await call(`${started.url}/v1/sessions`, { token: SERVICE_CREDENTIAL, body }), "bad-request", JSON.stringify(body));
       }
       const tooLong = await call(`${started.url}/v1/sessions`, { token: SERVICE_CREDENTIAL, body: { user: "bob", ttl: 31_536_001 } });
@@ -302,12 +313,25 @@ describe("who asks", () => {
         expectProblem(inUrl, "token-invalid", `${method} ${path} with the token in the URL`);
       }
       for (const header of [good, `Basic ${good}`, "Bearer", "Bearer ", `Bearer ${good} ${good}`, `Token ${good}`]) {
-        expectProblem(await call(`${started.url}/v1/messages`, { body: GOOD, headers: { Authorization: header } }), "token-invalid", header.slice(0, 20));
+        expectProblem(
+          await call(`${started.url}/v1/messages`, { body: GOOD, headers: { Authorization: header } }),
+          "token-invalid",
+          header.slice(0, 20),
+        );
       }
     }));
 
   test("[H9] a token is good with a fractional exp, with several audiences, with other claims, and until its last second", async () => {
-    const claims = { sub: "alice", sid: "s", aud: ["other", "handover"], exp: Date.now() / 1000 + 30, iat: now(), iss: "x", jti: "y", nbf: now() - 1 };
+    const claims = {
+      sub: "alice",
+      sid: "s",
+      aud: ["other", "handover"],
+      exp: Date.now() / 1000 + 30,
+      iat: now(),
+      iss: "x",
+      jti: "y",
+      nbf: now() - 1,
+    };
     expect((await post({ ...GOOD, to: { user: "claims" } }, {}, signToken(TOKEN_SECRET, claims))).status).toBe(201);
     const lower = await call(`${started.url}/v1/messages`, {
       body: { ...GOOD, to: { user: "claims" } },
@@ -336,8 +360,7 @@ describe("who asks", () => {
 
   test("[H12] types that begin with handover. are the server's; notifications need the scope notify", async () => {
     await storesNothing(async () => {
-      for (const type of ["handover.receipt", "handover.", "handover.notification"])
-        expectProblem(await post({ ...GOOD, type }), "forbidden", type);
+      for (const type of ["handover.receipt", "handover.", "handover.notification"]) expectProblem(await post({ ...GOOD, type }), "forbidden", type);
       expectProblem(await post({ ...GOOD, type: "handover.receipt" }, {}, SERVICE_CREDENTIAL), "forbidden", "a service neither");
     });
     const notifier = started.token("alice", { scope: "send:user:* notify" });
@@ -395,7 +418,10 @@ describe("arrays and headers", () => {
     expect(first.status).toBe(201);
     await storesNothing(async () => {
       expect((await post(batch)).body).toEqual(first.body);
-      const conflict = await post([{ ...batch[0], idempotencyKey: "k3" }, { ...batch[1], data: "else" }]);
+      const conflict = await post([
+        { ...batch[0], idempotencyKey: "k3" },
+        { ...batch[1], data: "else" },
+      ]);
       expectProblem(conflict, "key-reuse");
       const twice = await post([
         { ...GOOD, idempotencyKey: "k4" },
@@ -445,10 +471,20 @@ describe("HTTP itself", () => {
   const get = (headers: string, path = "/livez") => raw(started.url, `GET ${path} HTTP/1.1\r\n${headers}\r\n`);
 
   test("[H18] a request has exactly one Host, and it is a name or an address", async () => {
-    for (const headers of ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nHost: b\r\n", "Host: \r\n", "Host: a b\r\n", "Host: a/b\r\n", "Host: a@b\r\n", "Host: a:b\r\n"]) {
+    for (const headers of [
+      "",
+      "Host: a\r\nHost: a\r\n",
+      "Host: a\r\nHost: b\r\n",
+      "Host: \r\n",
+      "Host: a b\r\n",
+      "Host: a/b\r\n",
+      "Host: a@b\r\n",
+      "Host: a:b\r\n",
+    ]) {
       expectProblem(await get(headers), "bad-request", JSON.stringify(headers));
     }
-    for (const host of ["localhost", "127.0.0.1:8080", "[::1]:80", "chat.example.com"]) expect((await get(`Host: ${host}\r\n`)).status, host).toBe(200);
+    for (const host of ["localhost", "127.0.0.1:8080", "[::1]:80", "chat.example.com"])
+      expect((await get(`Host: ${host}\r\n`)).status, host).toBe(200);
   });
 
   test("[H19] at most 100 headers and 8 KiB of them", async () => {
@@ -460,7 +496,12 @@ describe("HTTP itself", () => {
   });
 
   test("[H20] what is not HTTP/1.1, and an address that cannot be, get a problem document too, and the server goes on", async () => {
-    for (const bytes of ["GARBAGE\r\n\r\n", "GET /livez HTTP/9.9\r\n\r\n", "\u0016\u0003\u0001\u0000\u0000\r\n\r\n", "GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n"]) {
+    for (const bytes of [
+      "GARBAGE\r\n\r\n",
+      "GET /livez HTTP/9.9\r\n\r\n",
+      "\u0016\u0003\u0001\u0000\u0000\r\n\r\n",
+      "GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+    ]) {
       expectProblem(await raw(started.url, bytes), "bad-request", JSON.stringify(bytes));
     }
     const smuggled = "POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
@@ -496,7 +537,12 @@ describe("HTTP itself", () => {
     for (const origin of ["http://evil.example", `http://${host}.evil.example`, "null", "http://localhost:1", `http://${host}/`, "file://"]) {
       expectProblem(await upgrade(`${offered}Origin: ${origin}\r\n`), "forbidden", origin);
     }
-    for (const protocols of ["", "Sec-WebSocket-Protocol: chat\r\n", "Sec-WebSocket-Protocol: handover.v2.json\r\n", "Sec-WebSocket-Protocol: HANDOVER.V1.JSON\r\n"]) {
+    for (const protocols of [
+      "",
+      "Sec-WebSocket-Protocol: chat\r\n",
+      "Sec-WebSocket-Protocol: handover.v2.json\r\n",
+      "Sec-WebSocket-Protocol: HANDOVER.V1.JSON\r\n",
+    ]) {
       expectProblem(await upgrade(protocols), "bad-request", protocols);
     }
     expectProblem(await upgrade(offered, "/v1/other"), "unknown");

@@ -114,7 +114,11 @@ test("[H29] one receiver's id is one within its session only: another user polli
   expect((await call(`${server.url}/v1/messages`, { token: server.token("alice"), body })).status).toBe(201);
   const mine = await call(`${server.url}/v1/poll`, { token: server.token("bob"), body: { receiver: "r", wait: 0 } });
   const { epoch, cursor } = mine.body as { epoch: string; cursor: number };
-  for (const request of [{ receiver: "r" }, { receiver: "r", epoch, cursor: 0 }, { receiver: "r", epoch, cursor, ack: { upto: cursor, seqs: [1] } }]) {
+  for (const request of [
+    { receiver: "r" },
+    { receiver: "r", epoch, cursor: 0 },
+    { receiver: "r", epoch, cursor, ack: { upto: cursor, seqs: [1] } },
+  ]) {
     const theirs = await call(`${server.url}/v1/poll`, { token: server.token("eve"), body: { ...request, wait: 0 } });
     expect(field(theirs.body, "deliveries") ?? []).toEqual([]);
   }

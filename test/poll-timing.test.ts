@@ -16,7 +16,8 @@ beforeAll(async () => {
 });
 afterAll(() => started.stop());
 
-const poll = (user: string, more: object = {}, token = started.token(user)) => call(`${started.url}/v1/poll`, { token, body: { receiver: "r", ...more } });
+const poll = (user: string, more: object = {}, token = started.token(user)) =>
+  call(`${started.url}/v1/poll`, { token, body: { receiver: "r", ...more } });
 const send = async (to: string, data: unknown): Promise<string> => {
   const answer = await call(`${started.url}/v1/messages`, { token: started.token("alice"), body: { to: { user: to }, type: "t", data } });
   expect(answer.status).toBe(201);

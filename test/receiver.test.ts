@@ -113,7 +113,7 @@ function append(mailbox: TestMailbox, receiver: Receiver, ...seqs: Seq[]): void 
 const settled = () => new Promise((resolve) => setImmediate(resolve));
 
 describe("the window", () => {
-  test("[H37] counts what is handed and neither settled nor held; every form of acknowledgement makes room", async () => {
+  test("[H37] the window counts what is handed and neither settled nor held; every form of acknowledgement makes room", async () => {
     const mailbox = new TestMailbox([1, 2, 3, 4, 5, 6, 7, 8, 9]);
     const receiver = receiverOn(mailbox);
     const link = new NotingLink();
@@ -126,7 +126,12 @@ describe("the window", () => {
       [{ hold: [4] }, 6],
     ] as const) {
       const { seqs, nack, reject, hold } = { seqs: undefined, nack: undefined, reject: undefined, hold: undefined, ...forms };
-      const asked = { ...(seqs && { seqs: [...seqs] }), ...(nack && { nack: [...nack] }), ...(reject && { reject: [...reject] }), ...(hold && { hold: [...hold] }) };
+      const asked = {
+        ...(seqs && { seqs: [...seqs] }),
+        ...(nack && { nack: [...nack] }),
+        ...(reject && { reject: [...reject] }),
+        ...(hold && { hold: [...hold] }),
+      };
       receiver.acknowledged(receiver.settlements(asked, undefined));
       await settled();
       expect(link.told.at(-1)).toBe(told);
@@ -155,7 +160,7 @@ describe("the window", () => {
     expect(mailbox.reads.at(-1)).toEqual({ after: 1, limit: 1 });
   });
 
-  test("[H39] is at most 1,000, whatever the client asks for", async () => {
+  test("[H39] the window is at most 1,000, whatever the client asks for", async () => {
     const mailbox = new TestMailbox(Array.from({ length: 1_200 }, (_, n) => n + 1));
     const receiver = receiverOn(mailbox);
     const link = new NotingLink();
@@ -177,7 +182,7 @@ describe("the window", () => {
 });
 
 describe("gaps", () => {
-  test("[H41] come in the order of the numbers, between the deliveries where they lie, and count for no window", async () => {
+  test("[H41] gaps come in the order of the numbers, between the deliveries where they lie, and count for no window", async () => {
     const mailbox = new TestMailbox([1, 4, 7]);
     mailbox.gaps = [
       { from: 2, to: 3, reason: "expired" },
@@ -192,7 +197,7 @@ describe("gaps", () => {
     expect(receiver.positionOf(link)).toBe(9);
   });
 
-  test("[H42] behind a full window are told only when the window has come that far", async () => {
+  test("[H42] gaps behind a full window are told only when the window has come that far", async () => {
     const mailbox = new TestMailbox([1, 4]);
     mailbox.gaps = [{ from: 2, to: 3, reason: "expired" }];
     const receiver = receiverOn(mailbox);
@@ -204,7 +209,7 @@ describe("gaps", () => {
     expect(link.told).toEqual([1, -3, 4]);
   });
 
-  test("[H43] are not told to a receiver that is new, for what ended before it came", async () => {
+  test("[H43] gaps are not told to a receiver that is new, for what ended before it came", async () => {
     const mailbox = new TestMailbox([1, 4]);
     mailbox.gaps = [{ from: 2, to: 3, reason: "expired" }];
     const link = new NotingLink();
@@ -345,7 +350,11 @@ describe("a mailbox on an engine", () => {
       settle: async () => [],
       detach: async () => {},
     };
-    const mailbox = await Mailbox.attach({ attach: async () => attachment } as unknown as Parameters<typeof Mailbox.attach>[0], "u" as UserId, () => {});
+    const mailbox = await Mailbox.attach(
+      { attach: async () => attachment } as unknown as Parameters<typeof Mailbox.attach>[0],
+      "u" as UserId,
+      () => {},
+    );
     const receiver = mailbox.addReceiver("r" as ReceiverId, "s" as SessionId);
     const link = new NotingLink();
     await receiver.open(link, undefined, 9, REPLACED);

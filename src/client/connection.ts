@@ -83,9 +83,10 @@ export class Connection {
     const { inbox, outbox } = this.#parts;
     const why = new HandoverError("closed", "This connection was closed.");
     inbox.close();
+    const sends = outbox.close(why);
     // Handlers that have just resolved are still acknowledged.
     await pause(0);
-    const answers = Promise.all([inbox.acks.settle(), outbox.close(why)]);
+    const answers = Promise.all([inbox.acks.settle(), sends]);
     const late = new AbortController();
     if (this.#wire) await Promise.race([answers, this.#wire.ended, pause(CLOSE_MS, late.signal)]);
     late.abort();

@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import type { EngineSupports } from "../engine.ts";
-import { call, field, type Forms, type ReceiverOptions, type SendResult, signToken, type Wire, type WireReceiver } from "./wire.ts";
+import { call, type Forms, field, type ReceiverOptions, type SendResult, signToken, type Wire, type WireReceiver } from "./wire.ts";
 
 /** A running server, and what the suite may know of it. */
 export interface Target {

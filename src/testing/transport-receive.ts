@@ -214,20 +214,23 @@ export const RECEIVING: readonly Rule[] = [
     assert.deepEqual(resumed.gaps, []);
   }),
 
-  rule("[T32] a newer connection or poll of the same receiver ends the older and goes on; another session's receiver of that name is another", async (scene) => {
-    const [alice, bob] = [await scene.person("alice"), await scene.person("bob")];
-    const older = await scene.open(bob);
-    const elsewhere = await scene.open(await scene.session(bob.user), { receiver: older.receiver });
-    await scene.send(alice, bob, 1);
-    await Promise.all([got(older, 1), got(elsewhere, 1)]);
-    const newer = await scene.open(bob, { receiver: older.receiver, epoch: older.epoch, cursor: older.cursor });
-    await older.until(() => older.end !== undefined, "the end of the older");
-    assert.equal(older.end, 4409);
-    await scene.send(alice, bob, 2);
-    await Promise.all([got(newer, 1), got(elsewhere, 2)]);
-    assert.deepEqual([dataOf(newer), dataOf(elsewhere), dataOf(older)], [[2], [1, 2], [1]]);
-    assert.equal(elsewhere.end, undefined);
-  }),
+  rule(
+    "[T32] a newer connection or poll of the same receiver ends the older and goes on; another session's receiver of that name is another",
+    async (scene) => {
+      const [alice, bob] = [await scene.person("alice"), await scene.person("bob")];
+      const older = await scene.open(bob);
+      const elsewhere = await scene.open(await scene.session(bob.user), { receiver: older.receiver });
+      await scene.send(alice, bob, 1);
+      await Promise.all([got(older, 1), got(elsewhere, 1)]);
+      const newer = await scene.open(bob, { receiver: older.receiver, epoch: older.epoch, cursor: older.cursor });
+      await older.until(() => older.end !== undefined, "the end of the older");
+      assert.equal(older.end, 4409);
+      await scene.send(alice, bob, 2);
+      await Promise.all([got(newer, 1), got(elsewhere, 2)]);
+      assert.deepEqual([dataOf(newer), dataOf(elsewhere), dataOf(older)], [[2], [1, 2], [1]]);
+      assert.equal(elsewhere.end, undefined);
+    },
+  ),
 
   rule("[T33] mailboxes are apart: nobody gets or settles another user's mail", async (scene) => {
     const [alice, bob, eve] = [await scene.person("alice"), await scene.person("bob"), await scene.person("eve")];

@@ -141,30 +141,33 @@ export const SENDING: readonly Rule[] = [
     assert.deepEqual(dataOf(tab), ["note"]);
   }),
 
-  rule("[T7] the same idempotency key gets the same answer and stores nothing twice, whichever way it came; with other content 422", async (scene) => {
-    const [alice, bob] = [await scene.person("alice"), await scene.person("bob")];
-    const tab = await scene.open(bob);
-    const message = { to: { user: bob.user }, type: "test", data: { once: [1, 2] } };
-    const key = scene.name("key");
-    const sender = await scene.wire.openSender(scene.target.url, alice.token);
-    const socket = await openSocket(scene.target.url, { token: alice.token, receiver: scene.name("other") });
-    scene.later(() => sender.close());
-    scene.later(() => socket.terminate());
-    const plain = ({ status, id, time, ttl, recipients }: Readonly<Record<string, unknown>>) => ({ status, id, time, ttl, recipients });
-    const first = plain(await sender.send({ ...message, idempotencyKey: key }));
-    assert.equal(first.status, 201);
-    assert.deepEqual(plain(await sender.send({ ...message, idempotencyKey: key })), first);
-    assert.deepEqual(plain(await scene.post(alice.token, message, { "Idempotency-Key": `"${key}"` })), first);
-    assert.deepEqual(plain(await scene.post(alice.token, message, { "Idempotency-Key": key })), first);
-    const [overSocket] = await socket.send([{ ...message, idempotencyKey: key }]);
-    assert.deepEqual(plain(overSocket ?? {}), first);
-    for (const other of [{ data: "else" }, { type: "else" }, { ttl: 60 }, { urgency: "low" }, { subject: "else" }]) {
-      const refused = await sender.send({ ...message, ...other, idempotencyKey: key });
-      assert.deepEqual([refused.status, refused.code], [422, "key-reuse"], JSON.stringify(other));
-    }
-    await scene.mark(alice, bob, tab);
-    assert.deepEqual(dataOf(tab), [{ once: [1, 2] }]);
-  }),
+  rule(
+    "[T7] the same idempotency key gets the same answer and stores nothing twice, whichever way it came; with other content 422",
+    async (scene) => {
+      const [alice, bob] = [await scene.person("alice"), await scene.person("bob")];
+      const tab = await scene.open(bob);
+      const message = { to: { user: bob.user }, type: "test", data: { once: [1, 2] } };
+      const key = scene.name("key");
+      const sender = await scene.wire.openSender(scene.target.url, alice.token);
+      const socket = await openSocket(scene.target.url, { token: alice.token, receiver: scene.name("other") });
+      scene.later(() => sender.close());
+      scene.later(() => socket.terminate());
+      const plain = ({ status, id, time, ttl, recipients }: Readonly<Record<string, unknown>>) => ({ status, id, time, ttl, recipients });
+      const first = plain(await sender.send({ ...message, idempotencyKey: key }));
+      assert.equal(first.status, 201);
+      assert.deepEqual(plain(await sender.send({ ...message, idempotencyKey: key })), first);
+      assert.deepEqual(plain(await scene.post(alice.token, message, { "Idempotency-Key": `"${key}"` })), first);
+      assert.deepEqual(plain(await scene.post(alice.token, message, { "Idempotency-Key": key })), first);
+      const [overSocket] = await socket.send([{ ...message, idempotencyKey: key }]);
+      assert.deepEqual(plain(overSocket ?? {}), first);
+      for (const other of [{ data: "else" }, { type: "else" }, { ttl: 60 }, { urgency: "low" }, { subject: "else" }]) {
+        const refused = await sender.send({ ...message, ...other, idempotencyKey: key });
+        assert.deepEqual([refused.status, refused.code], [422, "key-reuse"], JSON.stringify(other));
+      }
+      await scene.mark(alice, bob, tab);
+      assert.deepEqual(dataOf(tab), [{ once: [1, 2] }]);
+    },
+  ),
 
   rule("[T8] an idempotency key belongs to its sender: two users may use the same one", async (scene) => {
     const [alice, carol, bob] = [await scene.person("alice"), await scene.person("carol"), await scene.person("bob")];
@@ -359,7 +362,9 @@ export const SENDING: readonly Rule[] = [
     const bob = await scene.person("bob");
     const tab = await scene.open(bob, { window: 1_000 });
     const senders = await Promise.all(Array.from({ length: 8 }, (_, n) => scene.person(`sender${n}`)));
-    const ids = await Promise.all(senders.flatMap((sender, s) => Array.from({ length: 20 }, (_, n) => sendOne(scene, sender.token, bob.user, [s, n]))));
+    const ids = await Promise.all(
+      senders.flatMap((sender, s) => Array.from({ length: 20 }, (_, n) => sendOne(scene, sender.token, bob.user, [s, n]))),
+    );
     await got(tab, ids.length);
     assert.deepEqual(tab.deliveries.map(({ event }) => event.id).sort(), [...ids].sort());
     const seqs = tab.deliveries.map(({ seq }) => seq);

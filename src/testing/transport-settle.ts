@@ -80,6 +80,7 @@ export const SETTLING: readonly Rule[] = [
     const forms = { upto: cursor, seqs: seqsOf(tab), reject: [{ seq: cursor }], nack: [{ seq: cursor }] };
     for (const wrong of ["of-another-store", `${epoch.slice(0, 60)}x`, null]) {
       assert.equal(await scene.ack(bob, { receiver, epoch: wrong, cursor, ...forms }), 0);
+      assert.equal(await tab.ack(forms, wrong), 0);
     }
     assert.equal(await tab.ack({ upto: cursor }), 2);
   }),

@@ -3,9 +3,10 @@
  * the same ones. The runner is the caller's: anything with a function that takes a title and an async body.
  * @module
  */
+
+import { type Rule, Scene, type Target } from "./scene.ts";
 import { CONNECTING } from "./transport-connect.ts";
 import { RECEIVING } from "./transport-receive.ts";
-import { type Rule, Scene, type Target } from "./scene.ts";
 import { SENDING } from "./transport-send.ts";
 import { SETTLING } from "./transport-settle.ts";
 import type { Wire } from "./wire.ts";

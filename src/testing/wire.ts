@@ -53,8 +53,8 @@ export interface WireReceiver {
   readonly end: number | undefined;
   /** Waits until the condition holds; looks again whenever something came. @throws Error after `withinMs`, saying what was there instead */
   until(condition: () => boolean, what: string, withinMs?: number): Promise<void>;
-  /** Acknowledges under the current epoch. @returns how many the server newly settled */
-  ack(forms: Forms): Promise<number>;
+  /** Acknowledges, under the current epoch unless another is named. @returns how many the server newly settled */
+  ack(forms: Forms, epoch?: string | null): Promise<number>;
   /** Goes away as a closed tab does: without a word. */
   leave(): Promise<void>;
 }
@@ -218,6 +218,13 @@ export class FrameSocket {
     this.#socket.send(typeof frame === "string" ? frame : JSON.stringify(frame));
   }
 
+  /** Writes a frame and waits until it, and all before it, have left this process. */
+  writeThrough(frame: object): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#socket.send(JSON.stringify(frame), (error) => (error ? reject(error) : resolve()));
+    });
+  }
+
   writeBinary(bytes: Uint8Array): void {
     this.#socket.send(bytes);
   }
@@ -231,10 +238,13 @@ export class FrameSocket {
   /** Waits for the first frame, from `start` on, that fits. */
   async frame(fits: (frame: Record<string, unknown>) => boolean, what: string, start = 0): Promise<Record<string, unknown>> {
     let found: Record<string, unknown> | undefined;
-    await this.inbox.until(() => {
-      found = this.frames.slice(start).find(fits);
-      return found !== undefined || this.inbox.end !== undefined;
-    }, `${what} (frames: ${this.frames.map(({ op }) => op).join(" ")})`);
+    await this.inbox.until(
+      () => {
+        found = this.frames.slice(start).find(fits);
+        return found !== undefined || this.inbox.end !== undefined;
+      },
+      `${what} (frames: ${this.frames.map(({ op }) => op).join(" ")})`,
+    );
     if (!found) throw new Error(`The connection ended with ${this.inbox.end} before ${what}`);
     return found;
   }
@@ -330,9 +340,9 @@ class SocketReceiver implements WireReceiver {
     return this.socket.inbox.until(condition, what, withinMs);
   }
 
-  async ack(forms: Forms): Promise<number> {
+  async ack(forms: Forms, epoch: string | null = this.epoch ?? null): Promise<number> {
     const ref = this.socket.ref();
-    this.socket.write({ op: "ack", ref, epoch: this.epoch ?? null, ...forms });
+    this.socket.write({ op: "ack", ref, epoch, ...forms });
     const answer = await this.socket.frame((frame) => frame.ref === ref, "the answer to an ack");
     if (answer.op !== "acked") throw new Error(`The acknowledgement was refused: ${JSON.stringify(answer)}`);
     return answer.acked as number;
@@ -389,9 +399,9 @@ class PollReceiver implements WireReceiver {
     this.#running = this.#run();
   }
 
-  async ack(forms: Forms): Promise<number> {
+  async ack(forms: Forms, epoch: string | null = this.epoch ?? null): Promise<number> {
     const { url, token, receiver } = this.#options;
-    const body = { receiver, epoch: this.epoch ?? null, cursor: this.cursor, ...forms };
+    const body = { receiver, epoch, cursor: this.cursor, ...forms };
     const answer = await call(`${url}/v1/ack`, { token, body });
     if (answer.status !== 200) throw new Error(`The acknowledgement was refused: ${JSON.stringify(answer.body)}`);
     const done = [...(forms.seqs ?? []), ...(forms.hold ?? []), ...[...(forms.nack ?? []), ...(forms.reject ?? [])].map(({ seq }) => seq)];

@@ -34,8 +34,8 @@ const SILENCE_MS = 45_000;
 const MAX_BUFFERED_BYTES = 1_048_576;
 /** A peer that reads nothing and goes on asking is let go. */
 const MAX_UNREAD_BYTES = 8 * MAX_BUFFERED_BYTES;
-/** While this many messages of one connection wait for their commit, nothing more is read from it. */
-const MAX_PENDING_MESSAGES = 2_000;
+/** While this many messages and acknowledgements of one connection wait for their commit, nothing more is read from it. */
+const MAX_PENDING = 2_000;
 /** The longest timer that Node has. */
 const MAX_TIMER_MS = 2_147_483_647;
 
@@ -112,7 +112,8 @@ class Connection implements Link {
   #outgoingBytes = 0;
   #isFlushing = false;
   #isBlocked = false;
-  #pendingMessages = 0;
+  #pending = 0;
+  #isPaused = false;
   #acknowledged: Promise<void> = Promise.resolve();
 
   constructor(webSocket: WebSocket, socket: Duplex, gateway: Gateway, onError: (error: HandoverError) => void, onClose: () => void) {
@@ -220,15 +221,13 @@ class Connection implements Link {
   }
 
   #sendMessages(identity: Identity, { messages }: SendFrame): void {
-    this.#pendingMessages += messages.length;
-    if (this.#pendingMessages > MAX_PENDING_MESSAGES) this.#webSocket.pause();
+    this.#begin(messages.length);
     for (const { ref, ...message } of messages) {
       void this.#gateway.send(identity, message).then((result) => {
         const outcome = result instanceof HandoverError ? result.problem() : { status: 201, ...result };
         this.#results.push(JSON.stringify({ ref, ...outcome }));
         this.#scheduleFlush();
-        this.#pendingMessages--;
-        if (this.#pendingMessages === MAX_PENDING_MESSAGES / 2) this.#webSocket.resume();
+        this.#done(1);
       });
     }
   }
@@ -242,11 +241,29 @@ class Connection implements Link {
       epoch: epoch ?? undefined,
       cursor: undefined,
     });
+    // A long list of numbers weighs more than a message.
+    const weight = 1 + Math.floor((forms.seqs?.length ?? 0) / 100);
+    this.#begin(weight);
     // The answers go out in the order of the frames, each after its commit.
     this.#acknowledged = Promise.allSettled([settled, this.#acknowledged]).then(([result]) => {
+      this.#done(weight);
       if (result.status === "fulfilled") this.#write(JSON.stringify({ op: "acked", ref, acked: result.value }));
       else this.#refuse(result.reason, ref);
     });
+  }
+
+  #begin(weight: number): void {
+    this.#pending += weight;
+    if (this.#pending <= MAX_PENDING) return;
+    this.#isPaused = true;
+    this.#webSocket.pause();
+  }
+
+  #done(weight: number): void {
+    this.#pending -= weight;
+    if (!this.#isPaused || this.#pending > MAX_PENDING / 2) return;
+    this.#isPaused = false;
+    this.#webSocket.resume();
   }
 
   async #renew(current: Identity, token: string): Promise<void> {

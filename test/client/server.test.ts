@@ -153,7 +153,7 @@ describe.each<Transport>(["websocket", "poll"])("with the real server, over %s",
     try {
       for (let round = 1; round <= 2; round++) {
         const before = got.length;
-        await until(() => expect(got.length).toBeGreaterThan(before + 20), 15_000);
+        await until(() => expect(got.length).toBeGreaterThan(before + 20), 30_000);
         await kill();
         await start(new URL(url).port);
       }
@@ -161,9 +161,9 @@ describe.each<Transport>(["websocket", "poll"])("with the real server, over %s",
       clearInterval(traffic);
     }
     await Promise.all(sends);
-    await until(() => expect(got).toHaveLength(sends.length), 15_000);
+    await until(() => expect(got).toHaveLength(sends.length), 30_000);
     expect([...got].sort((a, b) => a - b)).toEqual(sends.map((_, index) => index));
-  }, 60_000);
+  }, 120_000);
 });
 
 it("[C17] with the real server: changes from polling to WebSocket in the middle of the traffic", async () => {

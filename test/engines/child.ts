@@ -11,7 +11,18 @@ import { makeMessage } from "./message.ts";
 
 const [what = "", dir = "", argument = ""] = process.argv.slice(2);
 // Written at once: what was said before a SIGKILL has been said.
-const say = (line: string) => writeSync(1, `${line}\n`);
+function say(line: string): void {
+  const bytes = Buffer.from(`${line}\n`);
+  for (let at = 0; at < bytes.length; ) {
+    try {
+      at += writeSync(1, bytes, at);
+    } catch (thrown) {
+      // The pipe is full: the test reads slowly.
+      if ((thrown as NodeJS.ErrnoException).code !== "EAGAIN") throw thrown;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
+    }
+  }
+}
 const codeOf = (thrown: unknown) => (thrown instanceof HandoverError ? thrown.code : String(thrown));
 
 async function open(commitTimeoutMs?: number): Promise<SqliteEngine> {
