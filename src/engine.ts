@@ -46,8 +46,8 @@ export interface Addressed {
   readonly expiresAtMs: number;
   /** At least one; no user twice. */
   readonly recipients: readonly Recipient[];
-  /** What {@link Accepted.ttl} shall say, where the two times do not say it (TTL 0 waits `PROTOCOL.ttlZeroMs`). */
-  readonly ttlSeconds?: number;
+  /** What {@link Accepted.ttl} shall say; the two times do not say it for TTL 0. */
+  readonly ttlSeconds: number;
   /** RFC 8030's Topic; only where `supports.topic`. */
   readonly topic?: string;
   /** Key and hash of the content; kept for 24 h in the same commit as the message, per source. */

@@ -205,11 +205,10 @@ class Memory implements MemoryEngine {
       }
     }
     const refused = recipients.filter((_recipient, place) => !hasRoom[place]).map(({ user }) => user);
-    const ttl = addressed.ttlSeconds ?? Math.max(0, Math.round((expiresAtMs - acceptedAtMs) / 1_000));
     const accepted: Accepted = {
       id,
       time: new Date(acceptedAtMs).toISOString(),
-      ttl,
+      ttl: addressed.ttlSeconds,
       recipients: taken.map(({ user }) => user),
       ...(refused.length === 0 ? {} : { refused }),
     };

@@ -20,7 +20,7 @@ export function toItem(message: Addressed): AppendItem {
     checkText(message.event, "event"),
     acceptedAtMs,
     expiresAtMs,
-    checkWhole(message.ttlSeconds ?? Math.max(0, Math.round((expiresAtMs - acceptedAtMs) / 1_000)), "ttlSeconds"),
+    checkWhole(message.ttlSeconds, "ttlSeconds"),
     users,
     recipients.some(({ session }) => session !== undefined)
       ? recipients.map(({ session }) => (session === undefined ? null : checkText(session, "session")))

@@ -71,7 +71,8 @@ export class Bench {
     const acceptedAtMs = this.now();
     const source = rest.source ?? "/users/alice";
     const event = JSON.stringify({ specversion: "1.0", id, source, type: "test", data: { n: this.#count, text: "ä 🙂 \u0000 </script>" } });
-    return { id, source, event, acceptedAtMs, expiresAtMs: acceptedAtMs + ttlMs, recipients: to.map((user) => ({ user })), ...rest };
+    const ttlSeconds = Math.round(ttlMs / 1000);
+    return { id, source, event, acceptedAtMs, expiresAtMs: acceptedAtMs + ttlMs, ttlSeconds, recipients: to.map((user) => ({ user })), ...rest };
   }
 
   /** Appends one message to `bob` and expects it to be stored. */

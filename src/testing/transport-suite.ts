@@ -60,7 +60,7 @@ export function transportSuite({ name, wire, start, test, after, values = [], le
     );
   }
   after(async () => {
-    if (target) await (await target).stop();
+    await (await target)?.stop();
   });
 }
 

@@ -1,5 +1,5 @@
 import type { Browser, BrowserContext, BrowserContextOptions, Page } from "playwright-core";
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { afterAll, afterEach, beforeAll, expect, it, vi } from "vitest";
 import {
   connected,
   type FormValues,
@@ -8,7 +8,6 @@ import {
   openContext,
   openTab,
   readForm,
-  reasonWithoutChromium,
   received,
   sendForm,
   sent,
@@ -16,8 +15,7 @@ import {
   takePicture,
 } from "../support/browser.ts";
 import { type DemoServer, openCaller, startServer } from "../support/demo.ts";
-
-const missing = reasonWithoutChromium();
+import { CHROMIUM, describeWith } from "../support/needs.ts";
 
 vi.setConfig({ testTimeout: 90_000, hookTimeout: 60_000 });
 
@@ -29,17 +27,19 @@ const ORDER: FormValues = {
 };
 const CONTROLS = ["second-tab", "become-another", "destination", "form2", "form3", "form1", "form4", "send"];
 
-describe.skipIf(missing !== undefined)("Example 10, the page", () => {
+describeWith(CHROMIUM, "Example 10, the page", () => {
   let browser: Browser;
   let server: DemoServer;
   const contexts: BrowserContext[] = [];
 
   beforeAll(async () => {
-    [browser, server] = await Promise.all([launchChromium(), startServer()]);
+    server = await startServer();
+    browser = await launchChromium();
   });
   afterAll(async () => {
-    await browser.close();
-    await server.remove();
+    // Either is missing when it could not be started.
+    await browser?.close();
+    await server?.remove();
   });
   afterEach(async () => {
     await Promise.all(contexts.splice(0).map((context) => context.close()));

@@ -10,16 +10,13 @@ import {
   openContext,
   openTab,
   readForm,
-  reasonWithoutChromium,
   received,
   sendForm,
   sent,
   type Tab,
 } from "../support/browser.ts";
 import { type DemoServer, openCaller, openRelay, startServer } from "../support/demo.ts";
-
-const missing = reasonWithoutChromium();
-if (missing !== undefined) console.warn(`Left out: ${missing}.`);
+import { CHROMIUM, describeWith } from "../support/needs.ts";
 
 const ORDER: FormValues = { urgent: true, subject: "Order 4711", state: "Value2", notes: "Before noon, please." };
 const SPECIAL: FormValues = {
@@ -41,7 +38,7 @@ const eventually = (check: () => void | Promise<void>) => vi.waitFor(check, { ti
 const subjects = (tab: Tab) =>
   tab.page.locator("#received > li").evaluateAll((items) => items.map((item) => item.querySelector("dd")?.textContent ?? ""));
 
-describe.skipIf(missing !== undefined)("Two tabs", () => {
+describeWith(CHROMIUM, "Two tabs", () => {
   let browser: Browser;
   let server: DemoServer;
   let contexts: BrowserContext[];
@@ -50,7 +47,7 @@ describe.skipIf(missing !== undefined)("Two tabs", () => {
     browser = await launchChromium();
   });
   afterAll(async () => {
-    await browser.close();
+    await browser?.close();
   });
   beforeEach(async () => {
     contexts = [];
@@ -58,7 +55,7 @@ describe.skipIf(missing !== undefined)("Two tabs", () => {
   });
   afterEach(async () => {
     await Promise.all(contexts.map((context) => context.close()));
-    await server.remove();
+    await server?.remove();
   });
 
   describe.each([{ transport: "websocket" }, { transport: "poll" }])("over $transport", ({ transport }) => {

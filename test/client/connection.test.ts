@@ -375,6 +375,21 @@ describe("the end", () => {
     expect(await sending).toMatchObject({ id: "s1" });
   });
 
+  it("[C25] close waits for the answer to a send", async () => {
+    const { server } = test;
+    const release = gate();
+    server.sendGate = release.opened;
+    const handover = test.connect({ transports: ["poll"] });
+    const sending = handover.send("bob", "order");
+    await until(() => expect(server.sends).toHaveLength(1));
+    const closing = handover.close();
+    await handover.state("known");
+    expect(handover.status.state).toBe("online");
+    release.open();
+    await closing;
+    expect(await sending).toMatchObject({ id: "s1" });
+  });
+
   it("[C25] close without a connection rejects what waits, at once", async () => {
     test.server.webSocket = "refuse";
     test.server.cutsPolls = true;

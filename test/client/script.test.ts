@@ -8,8 +8,7 @@ import { gzipSync } from "node:zlib";
 import { type Browser, chromium } from "playwright-core";
 import { type RolldownOptions, rolldown } from "rolldown";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { reasonWithoutChromium } from "../support/browser.ts";
-import { describeWith } from "../support/needs.ts";
+import { CHROMIUM, describeWith } from "../support/needs.ts";
 import { rig, until } from "./rig.ts";
 
 const CONFIG = new URL("../../rolldown.config.mjs", import.meta.url).href;
@@ -34,8 +33,7 @@ it("[C29] the script defines Handover and nothing else, and fits its budget", ()
   expect(script).not.toMatch(/\?\?=|\|\|=|&&=|\.#|static\{/);
 });
 
-const reason = reasonWithoutChromium();
-describeWith({ isThere: !reason, reason: reason ?? "", how: "apt-get install chromium" }, "in Chromium", () => {
+describeWith(CHROMIUM, "the classic script in Chromium", () => {
   let browser: Browser;
   let pages: Server;
 

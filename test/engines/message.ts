@@ -10,6 +10,7 @@ export function makeMessage(id: string, users: readonly string[], change: Partia
     event: JSON.stringify({ specversion: "1.0", id, source: "/users/alice", type: "test", data: "x".repeat(100) }),
     acceptedAtMs,
     expiresAtMs: acceptedAtMs + 3600_000,
+    ttlSeconds: 3600,
     recipients: users.map((user) => ({ user: user as UserId })),
     ...change,
   };

@@ -155,6 +155,7 @@ test(
           event: JSON.stringify("x".repeat(bytes)),
           acceptedAtMs: nowMs,
           expiresAtMs: nowMs + ttlMs,
+          ttlSeconds: Math.round(ttlMs / 1000),
           recipients: to.map((each): Recipient => {
             const name = `${run}-${each.user}` as UserId;
             return each.session === undefined ? { user: name } : { user: name, session: each.session as SessionId };

@@ -8,23 +8,12 @@ import type { AddressInfo } from "node:net";
 import { fileURLToPath } from "node:url";
 import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
 import { WebSocketServer } from "ws";
+import { CHROMIUM_PATH } from "./needs.ts";
 
-const CHROMIUM_PATH = process.env.CHROMIUM_PATH ?? "/usr/bin/chromium";
 const IMAGES = fileURLToPath(new URL("../../docs/images/", import.meta.url));
 
 /** How long a test waits for what must happen in a tab: a loaded machine, not a fast one, sets it. */
 export const DEADLINE_MS = 20_000;
-
-/**
- * Why there are no browser tests here, or undefined when there are.
- * @throws Error in CI, where a missing Chromium is a failure and not a reason
- */
-export function reasonWithoutChromium(): string | undefined {
-  if (existsSync(CHROMIUM_PATH)) return undefined;
-  const reason = `Chromium is not at ${CHROMIUM_PATH}: install Debian's package chromium, or set CHROMIUM_PATH`;
-  if (process.env.CI) throw new Error(reason);
-  return reason;
-}
 
 export async function launchChromium(): Promise<Browser> {
   return chromium.launch({

@@ -27,17 +27,19 @@ export async function freePort(): Promise<number> {
 export class CommandServer {
   readonly url: string;
   readonly #process: ChildProcess;
+  readonly #read: () => string;
 
-  private constructor(process: ChildProcess, url: string) {
+  private constructor(process: ChildProcess, url: string, read: () => string) {
     this.#process = process;
     this.url = url;
+    this.#read = read;
   }
 
   /** Starts `handover serve` and waits until it says that it listens. @throws Error with its output when it does not */
-  static async start(port: number, data: string, flags: readonly string[] = []): Promise<CommandServer> {
+  static async start(port: number, data: string, flags: readonly string[] = [], environment: NodeJS.ProcessEnv = {}): Promise<CommandServer> {
     if (!existsSync(COMMAND)) throw new Error(`${COMMAND} is not there: run \`npm run build\``);
     const child = spawn(process.execPath, [COMMAND, "serve", "--host", "127.0.0.1", "--port", String(port), "--data", data, ...flags], {
-      env: { PATH: process.env.PATH, HANDOVER_SERVICE_KEY: SERVICE_KEY, HANDOVER_TOKEN_SECRET: TOKEN_SECRET },
+      env: { PATH: process.env.PATH, HANDOVER_SERVICE_KEY: SERVICE_KEY, HANDOVER_TOKEN_SECRET: TOKEN_SECRET, ...environment },
       stdio: ["ignore", "pipe", "pipe"],
     });
     // Not left behind when the test run itself is ended.
@@ -68,7 +70,24 @@ export class CommandServer {
         reject(new Error(`It ended with ${code ?? signal}:\n${output}`));
       });
     });
-    return new CommandServer(child, await listens);
+    return new CommandServer(child, await listens, () => output);
+  }
+
+  /** What it has said, on both outputs. */
+  get output(): string {
+    return this.#read();
+  }
+
+  /** Asks it to stop, as an operator does. Resolves with its exit code when it is gone. */
+  async terminate(): Promise<number | null> {
+    this.#process.kill("SIGTERM");
+    return this.ended();
+  }
+
+  /** Resolves when it is gone by itself, with its exit code; null after a signal. */
+  async ended(): Promise<number | null> {
+    if (this.isRunning) await once(this.#process, "exit");
+    return this.#process.exitCode;
   }
 
   get isRunning(): boolean {

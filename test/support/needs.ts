@@ -3,7 +3,8 @@
  * how to have them; with `CI` set, leaving one out fails.
  * @module
  */
-import { appendFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { appendFileSync, existsSync } from "node:fs";
 import { describe, test } from "vitest";
 
 export interface Need {
@@ -14,6 +15,29 @@ export interface Need {
   /** How to have it, e.g. `apt-get install chromium`. */
   readonly how: string;
 }
+
+/** Where Chromium is; real tabs need it. */
+export const CHROMIUM_PATH = process.env.CHROMIUM_PATH ?? "/usr/bin/chromium";
+
+export const CHROMIUM: Need = {
+  isThere: existsSync(CHROMIUM_PATH),
+  reason: `there is no Chromium at ${CHROMIUM_PATH}`,
+  how: "apt-get install chromium, or set CHROMIUM_PATH",
+};
+
+/** A C compiler makes the library that lets a disk fail on purpose. */
+export const COMPILER: Need = {
+  isThere: process.platform === "linux" && spawnSync("gcc", ["--version"]).status === 0,
+  reason: "there is no gcc, or this is not Linux",
+  how: "apt-get install gcc libc6-dev",
+};
+
+/** Who may mount can make a disk that is small enough to be filled. */
+export const MOUNT: Need = {
+  isThere: process.platform === "linux" && process.getuid?.() === 0,
+  reason: "mounting a small disk needs root on Linux",
+  how: "run npm test as root",
+};
 
 /** `describe`, for a suite that needs something. */
 export function describeWith(need: Need, suite: string, body: () => void): void {

@@ -1,0 +1,48 @@
+/**
+ * Disks that fail on purpose.
+ * @module
+ */
+import { execFileSync } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+
+/** Mounts a disk of 8 MiB there; needs MOUNT. @returns what unmounts it */
+export function mountSmallDisk(dir: string): () => void {
+  execFileSync("mount", ["-t", "tmpfs", "-o", "size=8m", "tmpfs", dir], { stdio: "pipe" });
+  return () => execFileSync("umount", ["-l", dir]);
+}
+
+export interface FaultyDisk {
+  /** For LD_PRELOAD. */
+  readonly library: string;
+  /** Every sync fails while this file says `eio`, and hangs for 25 s while it says `hang`. */
+  readonly control: string;
+}
+
+/** Compiles, in `dir`, the library that makes syncs fail or hang when a file says so; needs COMPILER. */
+export function makeFaultyDisk(dir: string): FaultyDisk {
+  const control = join(dir, "fault");
+  const source = join(dir, "fault.c");
+  const library = join(dir, "fault.so");
+  writeFileSync(control, "");
+  writeFileSync(
+    source,
+    `#include <errno.h>
+     #include <fcntl.h>
+     #include <string.h>
+     #include <sys/syscall.h>
+     #include <unistd.h>
+     static int fault(long call, int fd) {
+       char what[8] = "";
+       int file = open("${control}", O_RDONLY);
+       if (file >= 0) { if (read(file, what, 7) < 0) what[0] = 0; close(file); }
+       if (strncmp(what, "eio", 3) == 0) { errno = EIO; return -1; }
+       if (strncmp(what, "hang", 4) == 0) sleep(25);
+       return syscall(call, fd);
+     }
+     int fsync(int fd) { return fault(SYS_fsync, fd); }
+     int fdatasync(int fd) { return fault(SYS_fdatasync, fd); }`,
+  );
+  execFileSync("gcc", ["-shared", "-fPIC", "-O1", "-o", library, source], { stdio: "pipe" });
+  return { library, control };
+}
