@@ -46,7 +46,17 @@ function once(stamp, what, paths, isThere, ...command) {
   writeFileSync(join(stamps, stamp), want);
 }
 
-once("installed", "installing into node_modules (once)", ["package-lock.json"], existsSync(join(root, "node_modules", ".bin", "tsc")), "ci", "--no-audit", "--no-fund");
+once(
+  "installed",
+  "installing into node_modules (once)",
+  ["package-lock.json"],
+  existsSync(join(root, "node_modules", ".bin", "tsc")),
+  "ci",
+  "--include=dev",
+  "--no-audit",
+  "--no-fund",
+  "--loglevel=error",
+);
 once(
   "built",
   "building into dist",

@@ -21,7 +21,12 @@ function step(command, ...args) {
 if (names.length === 0) step("npm", "run", "--silent", "check");
 step("vitest", "run", "--reporter=default", "--reporter=json", `--outputFile.json=${resultFile}`, ...names);
 
-const leftOut = existsSync(leftOutFile) ? readFileSync(leftOutFile, "utf8").trim().split("\n").map((line) => JSON.parse(line)) : [];
+const leftOut = existsSync(leftOutFile)
+  ? readFileSync(leftOutFile, "utf8")
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line))
+  : [];
 for (const { suite, reason, how } of leftOut) console.log(`left out: ${suite} (${reason}). To have it: ${how}`);
 if (!existsSync(resultFile)) {
   console.log("The tests did not run.");

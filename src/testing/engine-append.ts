@@ -108,7 +108,7 @@ export const APPEND_RULES: readonly Rule[] = [
     title: "[E7] the answer says what was accepted: id, time, time to live and recipients",
     run: async (bench) => {
       const acceptedAtMs = bench.now();
-      const message = bench.message({ to: [EVE, BOB], acceptedAtMs, expiresAtMs: acceptedAtMs + 90_000 });
+      const message = bench.message({ to: [EVE, BOB], acceptedAtMs, expiresAtMs: acceptedAtMs + 90_000, ttlSeconds: 90 });
       const brief = bench.message({ acceptedAtMs, expiresAtMs: acceptedAtMs + 30_000, ttlSeconds: 0 });
       const time = new Date(acceptedAtMs).toISOString();
       deepEqual(await bench.engine.append([message, brief]), [
