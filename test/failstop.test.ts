@@ -5,7 +5,7 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, expect, test } from "vitest";
+import { afterAll, afterEach, expect, test } from "vitest";
 import { call } from "../src/testing/wire.ts";
 import { CommandServer, freePort } from "./support/command.ts";
 import { type FaultyDisk, makeFaultyDisk } from "./support/disk.ts";
@@ -14,6 +14,13 @@ import { SERVICE_CREDENTIAL } from "./support/started.ts";
 
 describeWith(COMPILER, "a disk that fails under a running server", () => {
   const folders: string[] = [];
+  const servers: CommandServer[] = [];
+  const start = async (...options: Parameters<typeof CommandServer.start>) => {
+    const server = await CommandServer.start(...options);
+    servers.push(server);
+    return server;
+  };
+  afterEach(() => Promise.all(servers.splice(0).map((server) => server.kill())));
   afterAll(() => Promise.all(folders.map((folder) => rm(folder, { recursive: true, force: true }))));
 
   test.each(["eio", "hang"])(
@@ -30,7 +37,7 @@ describeWith(COMPILER, "a disk that fails under a running server", () => {
       const send = (url: string, n: number) =>
         call(`${url}/v1/messages`, { token: SERVICE_CREDENTIAL, body: { to: { user: "bob" }, type: "t", data: { n } } });
 
-      const server = await CommandServer.start(port, data, [], { LD_PRELOAD: disk.library });
+      const server = await start(port, data, [], { LD_PRELOAD: disk.library });
       expect((await send(server.url, 1)).status).toBe(201);
       await writeFile(disk.control, fault);
       const failedAtMs = performance.now();
@@ -43,7 +50,7 @@ describeWith(COMPILER, "a disk that fails under a running server", () => {
       expect(performance.now() - failedAtMs, "from the fault to the end of the process, ms").toBeLessThan(8_000);
       expect(server.output).toMatch(/FATAL.*must stop.*nothing that was accepted is lost/);
 
-      const again = await CommandServer.start(port, data);
+      const again = await start(port, data);
       const session = await call(`${again.url}/v1/sessions`, { token: SERVICE_CREDENTIAL, body: { user: "bob" } });
       const { token } = session.body as { token: string };
       const poll = await call(`${again.url}/v1/poll`, { token, body: { receiver: "r" } });
