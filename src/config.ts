@@ -68,6 +68,11 @@ function oneOf<const T extends string>(row: { variable: string; default: NoInfer
 
 const MIB = 1_048_576;
 
+/** The elements of a setting that is a list by commas. */
+export function listOf(setting: string): string[] {
+  return setting.split(",").flatMap((element) => element.trim() || []);
+}
+
 /** The table. Its keys are the keys of the file and, in kebab-case, the options of the command. */
 const SETTINGS = {
   host: text({ variable: "HANDOVER_HOST", default: "127.0.0.1", says: "Address to listen on; 0.0.0.0 or :: for every interface." }),
@@ -117,10 +122,22 @@ const SETTINGS = {
       says: "Origins whose pages may use this server, exactly as browsers send them, by commas. Unset: pages of the same origin only.",
     },
     (value) => {
-      for (const origin of value.split(",").filter((each) => each.trim() !== "")) {
-        if (!/^https?:\/\/[^/\s*]+$/.test(origin.trim())) {
-          throw new Error(`holds ${JSON.stringify(origin.trim())}, which is not an origin such as https://app.example.com`);
-        }
+      for (const origin of listOf(value)) {
+        if (!/^https?:\/\/[^/\s*]+$/.test(origin))
+          throw new Error(`holds ${JSON.stringify(origin)}, which is not an origin such as https://app.example.com`);
+      }
+      return value;
+    },
+  ),
+  users: text(
+    {
+      variable: "HANDOVER_USERS",
+      default: "",
+      says: "The users that there are, by commas; a message to anybody else is refused with 404. Unset: any, and the mailbox waits for them.",
+    },
+    (value) => {
+      for (const user of listOf(value)) {
+        if (!/^[A-Za-z0-9._:@-]{1,128}$/.test(user)) throw new Error(`holds ${JSON.stringify(user)}, which is not a user id`);
       }
       return value;
     },

@@ -27,6 +27,8 @@ export interface HubOptions {
   readonly maxTtlSeconds: number;
   /** Most receivers of one user with a connection or poll at the same time. */
   readonly maxReceiversPerUser: number;
+  /** Whether a user exists. Where the server does not know its users, everybody does. */
+  readonly isKnown: (user: UserId) => boolean;
   /** What went wrong inside, for the log. */
   readonly onError?: (error: HandoverError) => void;
   readonly now?: () => number;
@@ -55,6 +57,7 @@ export class Hub implements Gateway {
       maxTtlSeconds: options.maxTtlSeconds,
       supports: options.engine.supports,
       now: this.#now,
+      isKnown: options.isKnown,
       isLive: ({ user, session }: Recipient) => this.#attached.get(user)?.isLive(session, this.#now()) ?? false,
     };
     this.#housekeeping = setInterval(() => this.#forgetAbsent(), HOUSEKEEPING_MS);

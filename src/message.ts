@@ -16,17 +16,21 @@ export interface AcceptanceRules {
   readonly maxTtlSeconds: number;
   readonly supports: EngineSupports;
   readonly now: () => number;
+  /** Whether a user exists, where the server is configured to know. */
+  isKnown(user: UserId): boolean;
   /** Whether a receiver that could get this is live now; asked for TTL 0 only. */
   isLive(recipient: Recipient): boolean;
 }
 
 /**
  * Checks a request against what its sender may do and this server offers, and writes the event.
- * @throws HandoverError forbidden | too-large | unsupported | bad-request
+ * @throws HandoverError forbidden | unknown | too-large | unsupported | bad-request
  */
 export function prepareMessage(identity: Identity, request: MessageRequest, rules: AcceptanceRules): Addressed {
   requireType(identity, request.type);
   const recipients = resolveRecipients(identity, request.to);
+  const stranger = recipients.find(({ user }) => !rules.isKnown(user));
+  if (stranger) throw new HandoverError("unknown", `There is no user ${stranger.user} here. Nothing was stored.`);
   if (request.receipt) throw new HandoverError("unsupported", "Receipts are not offered by this version; ask for the message's state instead.");
   if (request.topic !== undefined && !rules.supports.topic)
     throw new HandoverError("unsupported", "The store of this server cannot replace by Topic.");

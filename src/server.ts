@@ -8,7 +8,7 @@ import type { AddressInfo } from "node:net";
 import { join, resolve } from "node:path";
 import { type Logger, pino } from "pino";
 import { Authenticator, parseServiceKeys } from "./auth.ts";
-import { type Config, ConfigError } from "./config.ts";
+import { type Config, ConfigError, listOf } from "./config.ts";
 import type { Engine } from "./engine.ts";
 import { memoryEngine } from "./engines/memory.ts";
 import { sqliteEngine } from "./engines/sqlite.ts";
@@ -60,6 +60,7 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
       maxMessageBytes: config.maxMessageBytes,
       maxTtlSeconds: Math.floor(config.maxTtlMs / 1000),
       maxReceiversPerUser: config.maxReceiversPerUser,
+      isKnown: knownUsers(config),
       onError,
     });
     const webSocket = webSocketTransport(hub, onError);
@@ -68,7 +69,7 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
       authenticator,
       webSocket,
       isReady: () => !hasFailed,
-      origins: config.origins.split(",").flatMap((origin) => origin.trim() || []),
+      origins: listOf(config.origins),
       hosts: config.dev ? LOOPBACK : [],
       sessionTtlMs: config.sessionTtlMs,
       maxConnections: config.maxConnections,
@@ -105,6 +106,12 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
     await engine.close();
     throw thrown;
   }
+}
+
+/** Whether a user exists, where the server is configured to know. */
+function knownUsers({ users }: Config): (user: string) => boolean {
+  const known = new Set(listOf(users));
+  return known.size === 0 ? () => true : (user) => known.has(user);
 }
 
 async function listen(app: Awaited<ReturnType<typeof httpServer>>, { host, port }: Config): Promise<void> {

@@ -124,3 +124,14 @@ test("[H29] one receiver's id is one within its session only: another user polli
   }
   expect(await server.server.engine.totals()).toMatchObject({ accepted: 1, unsettled: 1, acked: 0 });
 });
+
+test("[H57] a server that is configured to know its users refuses messages to anybody else, to one of several too, and stores nothing of them", async () => {
+  const server = await started("memory", { users: "alice, bob" });
+  const post = (to: object) => call(`${server.url}/v1/messages`, { token: server.token("alice"), body: { to, type: "t", data: 1 } });
+  expectProblem(await post({ user: "carol" }), "unknown");
+  expectProblem(await post({ users: ["bob", "carol"] }), "unknown");
+  const tab = await LONG_POLLING.openReceiver({ url: server.url, token: server.token("bob"), receiver: "r" });
+  expect(tab.deliveries).toEqual([]);
+  await tab.leave();
+  expect((await post({ user: "bob" })).status).toBe(201);
+});
