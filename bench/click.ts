@@ -1,22 +1,12 @@
 // Claim: the time from the click on "Send Data" in one tab to the values shown in the other, as two people's browsers have it,
 // over WebSocket and over long polling. Run: npm run build && node bench/click.ts
-import { type BrowserContext, chromium, type Page } from "playwright-core";
+import type { BrowserContext, Page } from "playwright-core";
+import { launchChromium } from "../test/support/browser.ts";
 import { median, startServer } from "./server.ts";
 
 const CLICKS = 20;
 const server = await startServer("--dev");
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM_PATH ?? "/usr/bin/chromium",
-  args: [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-  ],
-});
+const browser = await launchChromium();
 
 async function tab(hasWebSocket: boolean): Promise<{ context: BrowserContext; page: Page; user: string }> {
   const context = await browser.newContext();
