@@ -7,7 +7,8 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { call, LONG_POLLING, openSocket, signToken, WEBSOCKET, type WireReceiver } from "../src/testing/wire.ts";
+import { call, openSocket, signToken, WEBSOCKET, type WireReceiver } from "../src/testing/wire.ts";
+import { LONG_POLLING } from "../src/testing/wire-poll.ts";
 import { CommandServer, freePort } from "./support/command.ts";
 import { TOKEN_SECRET } from "./support/started.ts";
 

@@ -3,7 +3,8 @@
  * @module
  */
 import { afterEach, expect, test } from "vitest";
-import { call, field, LONG_POLLING, openSocket, WEBSOCKET } from "../src/testing/wire.ts";
+import { call, field, openSocket, WEBSOCKET } from "../src/testing/wire.ts";
+import { LONG_POLLING } from "../src/testing/wire-poll.ts";
 import { watchLinks } from "./support/held.ts";
 import { expectProblem } from "./support/raw.ts";
 import { SERVICE_CREDENTIAL, type Started, start } from "./support/started.ts";

@@ -6,10 +6,11 @@ import { describe, expect, test } from "vitest";
 import type { Entry, Gap, Page } from "../src/engine.ts";
 import { HandoverError } from "../src/errors.ts";
 import { Mailbox } from "../src/mailbox.ts";
-import type { Epoch, MessageId, ReceiverId, Seq, ServerFrame, SessionId, UserId } from "../src/protocol.ts";
+import type { Epoch, MessageId, ReceiverId, Seq, ServerFrame, SessionId, UserId, UserIdentity } from "../src/protocol.ts";
 import { writeDelivery } from "../src/protocol.ts";
 import { type ReadableMailbox, Receiver } from "../src/receiver.ts";
-import type { Link } from "../src/transport.ts";
+import type { Channel, Gateway, Link, Resume } from "../src/transport.ts";
+import { holdPoll } from "../src/transports/poll.ts";
 
 const REPLACED = new HandoverError("replaced", "A newer connection took over.");
 
@@ -336,6 +337,31 @@ describe("links", () => {
     );
     expect(link.told).toEqual([2, 3]);
     expect(receiver.positionOf(link)).toBe(3);
+  });
+});
+
+describe("polls", () => {
+  test("[T37] a poll that was replaced after it got something says a cursor of its own, not of the newer one, whose answer may be lost", async () => {
+    const mailbox = new TestMailbox([1, 2, 3]);
+    const receiver = receiverOn(mailbox);
+    const gateway = {
+      async open(_identity: UserIdentity, link: Link, { cursor, window }: Resume): Promise<Channel> {
+        await receiver.open(link, cursor, window, REPLACED);
+        const [id, epoch] = ["r" as ReceiverId, "e" as Epoch];
+        const position = () => receiver.positionOf(link);
+        return { receiver: id, epoch, head: () => mailbox.head, resumed: true, position, drained() {}, closed: () => receiver.close(link, 0) };
+      },
+    } as unknown as Gateway;
+    const identity = { kind: "user", expiresAtMs: Date.now() + 60_000 } as UserIdentity;
+    const poll = () => holdPoll(gateway, identity, { receiver: "r", epoch: "e", cursor: 3, wait: 5 }).answer;
+    const older = poll();
+    await settled();
+    // All in one turn: a hint for the older, the newer poll, and mail for it.
+    receiver.settledElsewhere([1]);
+    const newer = poll();
+    append(mailbox, receiver, 4);
+    expect(JSON.parse((await older) ?? "null")).toMatchObject({ cursor: 3, settled: [1], deliveries: [] });
+    expect(JSON.parse((await newer) ?? "null")).toMatchObject({ cursor: 4, deliveries: [{ seq: 4 }] });
   });
 });
 

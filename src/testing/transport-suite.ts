@@ -12,7 +12,8 @@ import { SETTLING } from "./transport-settle.ts";
 import type { Wire } from "./wire.ts";
 
 export type { Target } from "./scene.ts";
-export { LONG_POLLING, WEBSOCKET, type Wire } from "./wire.ts";
+export { WEBSOCKET, type Wire } from "./wire.ts";
+export { LONG_POLLING } from "./wire-poll.ts";
 
 export interface TransportSuite {
   /** What is tested, e.g. `WebSocket on SQLite`; stands before each title. */
