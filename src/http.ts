@@ -32,6 +32,13 @@ export interface HttpOptions {
   readonly log: FastifyBaseLogger;
 }
 
+declare module "fastify" {
+  interface FastifyRequest {
+    /** Who is asking; of requests for `/v1/…` only, where it is known before the body is read. */
+    identity: Identity;
+  }
+}
+
 /** Makes the HTTP server, not yet listening. */
 export async function httpServer(options: HttpOptions): Promise<FastifyInstance> {
   const app = fastify({
@@ -104,9 +111,16 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
   );
 
   healthRoutes(app, options);
-  messageRoutes(app, options);
-  receivingRoutes(app, options);
-  sessionRoutes(app, options);
+  await app.register((v1, _options, done) => {
+    v1.decorateRequest("identity");
+    v1.addHook("onRequest", async (request) => {
+      request.identity = await identify(options.authenticator, request);
+    });
+    messageRoutes(v1, options);
+    receivingRoutes(v1, options);
+    sessionRoutes(v1, options);
+    done();
+  });
   return app;
 }
 
@@ -119,9 +133,9 @@ function healthRoutes(app: FastifyInstance, { hub, isReady }: HttpOptions): void
   });
 }
 
-function messageRoutes(app: FastifyInstance, { hub, authenticator }: HttpOptions): void {
+function messageRoutes(app: FastifyInstance, { hub }: HttpOptions): void {
   app.post("/v1/messages", async (request, reply) => {
-    const identity = await identify(authenticator, request);
+    const { identity } = request;
     if (Array.isArray(request.body)) {
       const messages = parse(SCHEMAS.messages, request.body, "The array of messages");
       const results = await hub.sendAll(identity, withHeaders(request, messages));
@@ -139,9 +153,8 @@ function messageRoutes(app: FastifyInstance, { hub, authenticator }: HttpOptions
   });
 
   app.get<{ Params: { id: string } }>("/v1/messages/:id", async (request, reply) => {
-    const identity = await identify(authenticator, request);
     const id = request.params.id as MessageId;
-    const state = await hub.state(identity, id);
+    const state = await hub.state(request.identity, id);
     const recipients = state.recipients.map(({ user, state: word, endedAtMs }) => ({
       user,
       state: word,
@@ -151,15 +164,14 @@ function messageRoutes(app: FastifyInstance, { hub, authenticator }: HttpOptions
   });
 
   app.delete<{ Params: { id: string } }>("/v1/messages/:id", async (request, reply) => {
-    const identity = await identify(authenticator, request);
-    const evicted = await hub.takeBack(identity, request.params.id as MessageId);
+    const evicted = await hub.takeBack(request.identity, request.params.id as MessageId);
     return sendJson(reply, { evicted });
   });
 }
 
-function receivingRoutes(app: FastifyInstance, { hub, authenticator }: HttpOptions): void {
+function receivingRoutes(app: FastifyInstance, { hub }: HttpOptions): void {
   app.post("/v1/poll", async (request, reply) => {
-    const identity = hub.requireReceiver(await identify(authenticator, request));
+    const identity = hub.requireReceiver(request.identity);
     const poll = holdPoll(hub, identity, parse(SCHEMAS.poll, request.body, "The poll"));
     reply.raw.once("close", poll.abandon);
     const answer = await poll.answer;
@@ -167,7 +179,7 @@ function receivingRoutes(app: FastifyInstance, { hub, authenticator }: HttpOptio
   });
 
   app.post("/v1/ack", async (request, reply) => {
-    const identity = hub.requireReceiver(await identify(authenticator, request));
+    const identity = hub.requireReceiver(request.identity);
     const { receiver, epoch, cursor, ...forms } = parse(SCHEMAS.ack, request.body, "The acknowledgement");
     const acked = await hub.acknowledge(identity, { ...forms, receiver: receiver as ReceiverId, epoch: epoch ?? undefined, cursor: cursor ?? 0 });
     return sendJson(reply, { acked });
@@ -176,7 +188,7 @@ function receivingRoutes(app: FastifyInstance, { hub, authenticator }: HttpOptio
 
 function sessionRoutes(app: FastifyInstance, { authenticator, sessionTtlMs }: HttpOptions): void {
   app.post("/v1/sessions", async (request, reply) => {
-    requireService(await identify(authenticator, request));
+    requireService(request.identity);
     const { user, ttl, scope } = parse(SCHEMAS.session, request.body, "The session");
     if (ttl !== undefined && ttl > MAX_SESSION_SECONDS) {
       throw new HandoverError("invalid", `A session's token lives at most ${MAX_SESSION_SECONDS} seconds; ask for less.`);

@@ -50,8 +50,8 @@ function layerOf(file: string): string {
   return Object.keys(LAYERS).find((layer) => LAYERS[layer]?.includes(file)) ?? "none";
 }
 
-/** An engine or transport may be several files, whose names begin with its own: `sqlite.ts`, `sqlite-store.ts`. */
-const familyOf = (file: string) => file.replace(/\.ts$/, "").split("-")[0];
+/** An engine or transport may be several files, in a folder of its name: `sqlite.ts`, `sqlite/store.ts`. */
+const familyOf = (file: string) => file.replace(/\.ts$/, "").split("/").slice(0, 2).join("/");
 
 const MAY: Readonly<Record<string, (from: string, to: string, typeOnly: boolean) => boolean>> = {
   L0: (from, to) => from === "protocol.ts" && to === "errors.ts",

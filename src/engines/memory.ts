@@ -35,8 +35,8 @@ import {
   topicName,
   unnumber,
   wrong,
-} from "./memory-box.ts";
-import { DueQueue } from "./memory-due.ts";
+} from "./memory/box.ts";
+import { DueQueue } from "./memory/due.ts";
 
 export interface MemoryOptions {
   /** Most unsettled messages in a mailbox. */

@@ -23,8 +23,8 @@ import type {
 } from "../engine.ts";
 import { HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
-import { ENDINGS, type FromWorker, type Happening, type Op, type Result, type ResultOf, type ToWorker, type WorkerOptions } from "./sqlite-call.ts";
-import { checkText, checkWhole, toAppended, toChange, toEnded, toEntry, toGaps, toItem, toState } from "./sqlite-value.ts";
+import { ENDINGS, type FromWorker, type Happening, type Op, type Result, type ResultOf, type ToWorker, type WorkerOptions } from "./sqlite/call.ts";
+import { checkText, checkWhole, toAppended, toChange, toEnded, toEntry, toGaps, toItem, toState } from "./sqlite/value.ts";
 
 export interface SqliteOptions {
   /** The data folder; made on first use, mode 0700. */
@@ -129,7 +129,7 @@ class Sqlite implements SqliteEngine {
     if (this.#state !== "new") throw new HandoverError("store-unavailable", "The store was opened before; make a new engine to open it again.");
     this.#failed = failed;
     const extension = import.meta.url.endsWith(".ts") ? "ts" : "js";
-    const worker = new Worker(new URL(`./sqlite-worker.${extension}`, import.meta.url), { workerData: this.#workerOptions, name: "handover-store" });
+    const worker = new Worker(new URL(`./sqlite/worker.${extension}`, import.meta.url), { workerData: this.#workerOptions, name: "handover-store" });
     this.#worker = worker;
     await new Promise<void>((resolve, reject) => {
       const refuse = (message: string) => {

@@ -10,7 +10,7 @@ const S = "s" as SessionId;
 
 for (const name of ["memory", "sqlite"]) {
   // The engine's clock jumps; its timers, which sleep by real time, have not noticed yet.
-  test(`${name}: what has expired is not read, settled, nacked or taken back, before anything has swept it`, async () => {
+  test(`[E56] ${name}: what has expired is not read, settled, nacked or taken back, before anything has swept it`, async () => {
     const { dir, remove } = makeFolder();
     let nowMs = Date.now();
     const now = () => nowMs;

@@ -122,7 +122,7 @@ class Side {
 }
 
 test(
-  `SQLite and memory agree on whatever is asked (${RUNS} runs, HANDOVER_SEED=${SEED})`,
+  `[E57] SQLite and memory agree on whatever is asked (${RUNS} runs, HANDOVER_SEED=${SEED})`,
   async () => {
     console.log(`model: HANDOVER_SEED=${SEED} HANDOVER_RUNS=${RUNS}`);
     const { dir, remove } = makeFolder();

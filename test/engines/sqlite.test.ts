@@ -3,9 +3,9 @@ import { join } from "node:path";
 import Database from "better-sqlite3";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { Attachment, Entry } from "../../src/engine.ts";
+import { databaseFile, MIGRATIONS, openDatabase } from "../../src/engines/sqlite/schema.ts";
+import { SQL } from "../../src/engines/sqlite/statement.ts";
 import { type SqliteEngine, type SqliteOptions, sqliteEngine } from "../../src/engines/sqlite.ts";
-import { databaseFile, MIGRATIONS, openDatabase } from "../../src/engines/sqlite-schema.ts";
-import { SQL } from "../../src/engines/sqlite-statement.ts";
 import type { SessionId, UserId } from "../../src/protocol.ts";
 import { until } from "../../src/testing/engine-bench.ts";
 import { makeFolder } from "./folder.ts";
@@ -63,7 +63,7 @@ async function readAll(desk: Attachment): Promise<readonly Entry[]> {
   }
 }
 
-test("kill -9 under load: what was stored is there, what was acknowledged does not come back", async () => {
+test("[E46] kill -9 under load: what was stored is there, what was acknowledged does not come back", async () => {
   const stored = new Set<string>();
   const acked = new Set<string>();
   const acking = new Set<string>();
@@ -104,7 +104,7 @@ test("kill -9 under load: what was stored is there, what was acknowledged does n
   expect(acked.size).toBeGreaterThan(10);
 }, 60_000);
 
-test("callers share commits: 64 at once need far fewer than there are messages, one alone one each", async () => {
+test("[E47] callers share commits: 64 at once need far fewer than there are messages, one alone one each", async () => {
   const engine = await open();
   let before = engine.commits;
   for (let n = 0; n < 20; n += 1) await engine.append([makeMessage(`one-${n}`, ["u"])]);
@@ -126,7 +126,7 @@ test("callers share commits: 64 at once need far fewer than there are messages, 
   expect(engine.commits).toBe(before);
 });
 
-test("a second process is told who holds the folder; the lock goes with the process, however it ends", async () => {
+test("[E48] a second process is told who holds the folder; the lock goes with the process, however it ends", async () => {
   const child = start(["hold", folder.dir]);
   await child.said("ready");
   const message = await refusal();
@@ -147,7 +147,7 @@ test("a second process is told who holds the folder; the lock goes with the proc
   if (process.platform === "linux") expect(other.lines.join()).toContain(`process ${process.pid}`);
 });
 
-test("a store of a newer version, of another program, or damaged is refused with a sentence, and not touched", async () => {
+test("[E49] a store of a newer version, of another program, or damaged is refused with a sentence, and not touched", async () => {
   await (await open()).close();
   const file = databaseFile(folder.dir);
   let db = new Database(file);
@@ -174,7 +174,7 @@ test("a store of a newer version, of another program, or damaged is refused with
   expect(await refusal({ dir: join(folder.dir, "a-file", "below") })).toMatch(/cannot be made/);
 });
 
-test("the folder is made on first use, for its owner only, with room kept for a full disk", async () => {
+test("[E50] the folder is made on first use, for its owner only, with room kept for a full disk", async () => {
   const dir = join(folder.dir, "a", "b");
   await open({ dir });
   expect(statSync(dir).mode & 0o777).toBe(0o700);
@@ -182,7 +182,7 @@ test("the folder is made on first use, for its owner only, with room kept for a 
   expect(statSync(join(dir, "reserve")).size).toBe(65_536);
 });
 
-test("a message damaged on the disk is never delivered: it is dead, kept, told as a gap, and there is a line for the operator", async () => {
+test("[E51] a message damaged on the disk is never delivered: it is dead, kept, told as a gap, and there is a line for the operator", async () => {
   const first = await open();
   const texts = ["whole-1", "hurt-2", "hurt-3", "whole-4"].map((id) => makeMessage(id, ["u"]));
   await first.append(texts);
@@ -214,7 +214,7 @@ test("a message damaged on the disk is never delivered: it is dead, kept, told a
   after.close();
 });
 
-test("the file does not grow for ever, and gets smaller after a peak", async () => {
+test("[E52] the file does not grow for ever, and gets smaller after a peak", async () => {
   let nowMs = Date.now();
   const engine = await open({ now: () => nowMs });
   const desk = await engine.attach(U, silent);
@@ -243,7 +243,7 @@ test("the file does not grow for ever, and gets smaller after a peak", async () 
   expect((await engine.totals()).unsettled).toBe(0);
 }, 60_000);
 
-test("mail is found by index: no statement scans a table or sorts", () => {
+test("[E53] mail is found by index: no statement scans a table or sorts", () => {
   const db = openDatabase(folder.dir);
   const scans: string[] = [];
   for (const [name, sql] of Object.entries(SQL)) {
@@ -256,7 +256,7 @@ test("mail is found by index: no statement scans a table or sorts", () => {
   expect(scans.sort()).toEqual(["nextKeyDue: SCAN idempotency USING COVERING INDEX idempotency_due", "totals: SCAN totals"]);
 });
 
-test("a reader is told of very many endings and finds the mail behind them", async () => {
+test("[E54] a reader is told of very many endings and finds the mail behind them", async () => {
   const engine = await open();
   for (let n = 0; n < 25; n += 1) {
     const expired = Array.from({ length: 100 }, (_none, each) => makeMessage(`e${n}-${each}`, ["u"], { expiresAtMs: 0 }));
@@ -275,7 +275,7 @@ test("a reader is told of very many endings and finds the mail behind them", asy
   expect(covered).toBe(2_500);
 });
 
-test("opening twice, and work on a store that was never opened, is refused", async () => {
+test("[E55] opening twice, and work on a store that was never opened, is refused", async () => {
   const engine = sqliteEngine({ dir: folder.dir });
   await expect(engine.append([makeMessage("m", ["u"])])).rejects.toMatchObject({ code: "store-unavailable" });
   await engine.close();

@@ -2,10 +2,10 @@
  * Translates between the engine's interface and what its two threads say to each other.
  * @module
  */
-import type { Accepted, Addressed, Appended, Ended, Entry, Gap, MessageState, Settlement } from "../engine.ts";
-import { HandoverError } from "../errors.ts";
-import type { MessageId, SessionId, UserId } from "../protocol.ts";
-import { type AppendItem, type AppendResult, type Change, CONFLICT, ENDINGS, type EntryRow, type FindResult, FULL } from "./sqlite-call.ts";
+import type { Accepted, Addressed, Appended, Ended, Entry, Gap, MessageState, Settlement } from "../../engine.ts";
+import { HandoverError } from "../../errors.ts";
+import type { MessageId, SessionId, UserId } from "../../protocol.ts";
+import { type AppendItem, type AppendResult, type Change, CONFLICT, ENDINGS, type EntryRow, type FindResult, FULL } from "./call.ts";
 
 export function toItem(message: Addressed): AppendItem {
   const { recipients, idempotency } = message;

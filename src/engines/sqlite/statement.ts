@@ -3,7 +3,7 @@
  * @module
  */
 import type { Statement } from "better-sqlite3";
-import type { Db } from "./sqlite-schema.ts";
+import type { Db } from "./schema.ts";
 
 const ROW = `SELECT d.message, d.mailbox, d.seq, d.event, d.bytes, d.attempts, d.session, d.expires_ms, d.ending, e.recipients, e.unsettled
   FROM deliveries d LEFT JOIN events e ON e.id = d.event`;

@@ -1,4 +1,4 @@
-import { ENDINGS } from "./sqlite-call.ts";
+import { ENDINGS } from "./call.ts";
 
 /**
  * The gaps between what is unsettled: runs of endings with the same reason, never across an unsettled number.

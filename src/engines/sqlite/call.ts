@@ -3,8 +3,8 @@
  * a copy of few strings in flat arrays costs a fraction of one of nested objects.
  * @module
  */
-import type { Totals } from "../engine.ts";
-import type { ErrorCode } from "../errors.ts";
+import type { Totals } from "../../engine.ts";
+import type { ErrorCode } from "../../errors.ts";
 
 /** Endings travel and are counted by their place in this list. */
 export const ENDINGS = ["acked", "expired", "replaced", "evicted", "dead"] as const;

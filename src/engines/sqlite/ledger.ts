@@ -1,6 +1,6 @@
-import type { Totals } from "../engine.ts";
-import { ENDINGS } from "./sqlite-call.ts";
-import type { MailboxRow, Statements } from "./sqlite-statement.ts";
+import type { Totals } from "../../engine.ts";
+import { ENDINGS } from "./call.ts";
+import type { MailboxRow, Statements } from "./statement.ts";
 
 /** Mailboxes kept in memory between batches. */
 const MAX_CACHED = 20_000;

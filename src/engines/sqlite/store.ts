@@ -23,11 +23,11 @@ import {
   type ReadResult,
   type Result,
   type WorkerOptions,
-} from "./sqlite-call.ts";
-import { mergeGaps } from "./sqlite-gap.ts";
-import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./sqlite-ledger.ts";
-import type { Db } from "./sqlite-schema.ts";
-import { type DeliveryRow, type MailboxRow, type MailRow, prepareAll, STEP_ROWS, type Statements } from "./sqlite-statement.ts";
+} from "./call.ts";
+import { mergeGaps } from "./gap.ts";
+import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
+import type { Db } from "./schema.ts";
+import { type DeliveryRow, type MailboxRow, type MailRow, prepareAll, STEP_ROWS, type Statements } from "./statement.ts";
 
 const DAY_MS = 24 * 3600_000;
 /** How long the state of a settled message is known. */

@@ -2,10 +2,10 @@
  * What the memory engine holds, and how a mailbox is numbered and read.
  * @module
  */
-import type { Accepted, Addressed, Attachment, Ending, Entry, Gap, Page } from "../engine.ts";
-import { HandoverError } from "../errors.ts";
-import type { MessageId, Seq, SessionId, UserId } from "../protocol.ts";
-import type { Due } from "./memory-due.ts";
+import type { Accepted, Addressed, Attachment, Ending, Entry, Gap, Page } from "../../engine.ts";
+import { HandoverError } from "../../errors.ts";
+import type { MessageId, Seq, SessionId, UserId } from "../../protocol.ts";
+import type { Due } from "./due.ts";
 
 /** What may be forgotten is forgotten in strokes of this, not each on its own. */
 const STROKE_MS = 10_000;

@@ -4,10 +4,10 @@
  * @module
  */
 import { parentPort, workerData } from "node:worker_threads";
-import type { Batch, FromWorker, Op, Result, ToWorker, WorkerOptions } from "./sqlite-call.ts";
-import { Reserve } from "./sqlite-reserve.ts";
-import { CannotOpen, type Db, openDatabase, sqliteCode, text } from "./sqlite-schema.ts";
-import { Store } from "./sqlite-store.ts";
+import type { Batch, FromWorker, Op, Result, ToWorker, WorkerOptions } from "./call.ts";
+import { Reserve } from "./reserve.ts";
+import { CannotOpen, type Db, openDatabase, sqliteCode, text } from "./schema.ts";
+import { Store } from "./store.ts";
 
 /** Pages in the write-ahead log from which on they are written back into the database file. */
 const CHECKPOINT_PAGES = 1_000;
