@@ -10,11 +10,14 @@ import fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyRepl
 import { type Authenticator, requireService } from "./auth.ts";
 import { asHandoverError, HandoverError } from "./errors.ts";
 import type { Hub } from "./hub.ts";
+import { unquotedKey } from "./message.ts";
 import { type Identity, type MessageId, PROTOCOL, parse, parseJson, type ReceiverId, SCHEMAS, type UserId } from "./protocol.ts";
 import { holdPoll } from "./transports/poll.ts";
 import type { WebSocketTransport } from "./transports/websocket.ts";
 
 const MAX_HEADERS = 100;
+/** Headers that mean something here, and would mean two things when they came twice. */
+const SINGLE_HEADERS = new Set(["host", "content-type", "content-length", "authorization", "origin", "idempotency-key", "ttl", "topic", "urgency"]);
 const MAX_SESSION_SECONDS = 31_536_000;
 
 export interface HttpOptions {
@@ -93,10 +96,13 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
   }
   app.addHook("onRequest", async (request, reply) => {
     checkRequest(options, request.raw);
+    if (options.hub.isDraining) reply.header("Connection", "close");
     reply.header("X-Content-Type-Options", "nosniff").header("Cache-Control", "no-store");
   });
   app.setErrorHandler((thrown, _request, reply) => {
     const error = fromFastify(thrown);
+    // Fastify would cut the connection under a client that is still sending, which then sees a reset instead of the answer.
+    if (error.code === "too-large") reply.removeHeader("connection");
     if (error.status === 500) app.log.error({ err: error.cause ?? error }, "a request failed inside the server");
     return sendProblem(reply, error);
   });
@@ -128,6 +134,7 @@ function healthRoutes(app: FastifyInstance, { hub, isReady }: HttpOptions): void
   app.get("/livez", async () => ({ status: "live" }));
   app.get("/readyz", async () => {
     if (hub.isDraining) throw new HandoverError("draining", "The server is about to stop.");
+    if (hub.isStoreFull) throw new HandoverError("store-unavailable", "The disk of the store is full: mail can be acknowledged, not sent.");
     if (!isReady()) throw new HandoverError("store-unavailable", "The store does not take messages; the log says why.");
     return { status: "ready" };
   });
@@ -213,8 +220,7 @@ function withHeaders(request: FastifyRequest, messages: readonly unknown[]): unk
     return typeof value === "string" ? value : undefined;
   };
   const key = header("idempotency-key");
-  // The draft makes it a structured string: the quotes are not part of it.
-  if (key !== undefined) fields.idempotencyKey = /^"(.*)"$/.exec(key)?.[1] ?? key;
+  if (key !== undefined) fields.idempotencyKey = unquotedKey(key);
   const ttl = header("ttl");
   if (ttl !== undefined) {
     if (!/^\d+$/.test(ttl)) throw new HandoverError("bad-request", "The header TTL is a whole number of seconds.");
@@ -231,7 +237,8 @@ function withHeaders(request: FastifyRequest, messages: readonly unknown[]): unk
   return messages.map((message) => {
     if (typeof message !== "object" || message === null) return message;
     for (const [field, value] of Object.entries(fields)) {
-      const inBody = (message as Record<string, unknown>)[field];
+      const written = (message as Record<string, unknown>)[field];
+      const inBody = field === "idempotencyKey" && typeof written === "string" ? unquotedKey(written) : written;
       if (inBody !== undefined && inBody !== value) {
         throw new HandoverError("bad-request", `The header and the field say different things for ${field}; send one of them.`);
       }
@@ -250,16 +257,26 @@ function parseBody(body: Buffer): unknown {
 function checkRequest({ hosts }: HttpOptions, request: IncomingMessage): void {
   const { rawHeaders, headers } = request;
   if (rawHeaders.length / 2 > MAX_HEADERS) throw new HandoverError("headers-too-large", `At most ${MAX_HEADERS} headers are accepted.`);
-  let hostHeaders = 0;
-  for (let index = 0; index < rawHeaders.length; index += 2) if (rawHeaders[index]?.toLowerCase() === "host") hostHeaders++;
+  const seen = new Set<string>();
+  for (let index = 0; index < rawHeaders.length; index += 2) {
+    const name = rawHeaders[index]?.toLowerCase() ?? "";
+    if (SINGLE_HEADERS.has(name) && seen.has(name)) throw new HandoverError("bad-request", `The header ${name} comes once; which of them is meant?`);
+    seen.add(name);
+  }
+  // An absolute target would name another host than Host does (RFC 9112, section 3.2.2); no client of a server, as opposed to a proxy, sends one.
+  if (!request.url?.startsWith("/") || request.httpVersionMajor !== 1) {
+    throw new HandoverError("bad-request", "A request is HTTP/1.1 and names a path, as in GET /livez HTTP/1.1.");
+  }
   // RFC 9112, section 3.2.
-  if (hostHeaders !== 1 || !/^[A-Za-z0-9._~-]+(:\d{1,5})?$|^\[[0-9A-Fa-f:.]+\](:\d{1,5})?$/.test(headers.host ?? "")) {
+  if (headers.host === undefined || !/^[A-Za-z0-9._~-]+(:\d{1,5})?$|^\[[0-9A-Fa-f:.]+\](:\d{1,5})?$/.test(headers.host ?? "")) {
     throw new HandoverError("bad-request", "A request has exactly one Host header, with a name or an address.");
   }
   const hostName = (headers.host ?? "").replace(/:\d+$/, "").toLowerCase();
   if (hosts.length > 0 && !hosts.includes(hostName)) {
     throw new HandoverError("forbidden", `This server is in development mode and answers to ${hosts.join(", ")} only.`);
   }
+  const charset = /;\s*charset\s*=\s*"?([^\s";]+)/i.exec(headers["content-type"] ?? "")?.[1];
+  if (charset !== undefined && charset.toLowerCase() !== "utf-8") throw new HandoverError("unsupported-media", "Send the body as UTF-8.");
   const encoding = headers["content-encoding"];
   if (encoding !== undefined && encoding !== "identity")
     throw new HandoverError("unsupported-media", "Bodies are not decompressed; send plain JSON.");
@@ -331,6 +348,8 @@ function fromFastify(thrown: unknown): HandoverError {
     case "FST_ERR_BAD_URL":
     case "FST_ERR_MAX_PARAM_LENGTH":
       return new HandoverError("bad-request", "The request is not what HTTP or JSON allows.", { cause: thrown });
+    case "ECONNRESET":
+      return new HandoverError("bad-request", "The request ended in its middle.", { cause: thrown });
     default:
       return asHandoverError(thrown);
   }
@@ -340,6 +359,8 @@ function sendProblem(reply: FastifyReply, error: HandoverError, more: object = {
   reply.code(error.status).type("application/problem+json");
   if (error.status === 401) reply.header("WWW-Authenticate", "Bearer");
   if (error.retryAfterMs !== undefined) reply.header("Retry-After", Math.ceil(error.retryAfterMs / 1000));
+  // draft-ietf-httpapi-ratelimit-headers: nothing left, and for how long.
+  if (error.code === "rate-limited") reply.header("RateLimit", `"default";r=0;t=${Math.ceil((error.retryAfterMs ?? 0) / 1000)}`);
   return reply.send(JSON.stringify({ ...error.problem(), ...more }));
 }
 

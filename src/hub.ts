@@ -46,6 +46,7 @@ export class Hub implements Gateway {
   readonly #attached = new Map<UserId, Mailbox>();
   readonly #housekeeping: NodeJS.Timeout;
   #isDraining = false;
+  #storeFullUntilMs = 0;
 
   constructor(options: HubOptions) {
     this.#options = options;
@@ -62,6 +63,11 @@ export class Hub implements Gateway {
     };
     this.#housekeeping = setInterval(() => this.#forgetAbsent(), HOUSEKEEPING_MS);
     this.#housekeeping.unref();
+  }
+
+  /** Whether the store had no room for the last messages, a moment ago. */
+  get isStoreFull(): boolean {
+    return this.#now() < this.#storeFullUntilMs;
   }
 
   get isDraining(): boolean {
@@ -219,6 +225,7 @@ export class Hub implements Gateway {
   #reported(thrown: unknown): HandoverError {
     const error = asHandoverError(thrown);
     if (error.code === "internal") this.#options.onError?.(error);
+    if (error.code === "store-full") this.#storeFullUntilMs = this.#now() + (error.retryAfterMs ?? 0);
     return error;
   }
 }

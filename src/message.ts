@@ -71,8 +71,13 @@ export function prepareMessage(identity: Identity, request: MessageRequest, rule
     ttlSeconds: ttl,
     recipients,
     ...(request.topic === undefined ? {} : { topic: request.topic }),
-    ...(request.idempotencyKey === undefined ? {} : { idempotency: { key: request.idempotencyKey, hash: hashOf(request, data) } }),
+    ...(request.idempotencyKey === undefined ? {} : { idempotency: { key: unquotedKey(request.idempotencyKey), hash: hashOf(request, data) } }),
   };
+}
+
+/** An idempotency key without the quotes that the IETF draft puts around it, so that it is the same key by header, field and frame. */
+export function unquotedKey(key: string): string {
+  return /^"(.+)"$/.exec(key)?.[1] ?? key;
 }
 
 function resolveRecipients(identity: Identity, to: MessageRequest["to"]): readonly Recipient[] {

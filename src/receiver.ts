@@ -218,6 +218,8 @@ export class Receiver {
   #take(page: Page): void {
     let next = 0;
     for (const gap of page.gaps) {
+      // Not to be told: it does not part the deliveries either.
+      if (gap.to <= this.#gapsFrom) continue;
       // In the order of the numbers: first the entries below the gap, then the gap.
       const below = next;
       while (next < page.entries.length && (page.entries[next]?.seq ?? 0) < gap.from) next++;
@@ -229,7 +231,7 @@ export class Receiver {
 
   #miss(gap: Gap): void {
     this.#position = Math.max(this.#position, gap.to);
-    if (gap.to > this.#gapsFrom && this.#link && !this.#link.send({ op: "gap", ...gap })) this.#isBlocked = true;
+    if (this.#link && !this.#link.send({ op: "gap", ...gap })) this.#isBlocked = true;
   }
 
   /** Hands deliveries to the link, in frames of at most 1 MiB, until window or link is full. @returns whether all went */

@@ -6,6 +6,7 @@ import { randomBytes } from "node:crypto";
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import type { AddressInfo } from "node:net";
 import { join, resolve } from "node:path";
+import { setTimeout as pause } from "node:timers/promises";
 import { type Logger, pino } from "pino";
 import { Authenticator, parseServiceKeys } from "./auth.ts";
 import { type Config, ConfigError, listOf } from "./config.ts";
@@ -19,7 +20,7 @@ import { demoRoutes, sdkRoute } from "./pages.ts";
 import { webSocketTransport } from "./transports/websocket.ts";
 
 const LOOPBACK = ["127.0.0.1", "localhost", "::1", "[::1]"];
-/** Time in which answers already given may leave before the connections are cut. */
+/** Time in which a server that stops still answers, and time in which those answers may leave. */
 const FLUSH_MS = 500;
 
 export interface Server {
@@ -85,7 +86,8 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
     const close = async () => {
       hub.drain(config.drainMs);
       webSocket.close(new HandoverError("draining", "The server is about to stop."));
-      // New connections are refused from here on; those that are open may still send what the drain answers with 503.
+      // Who is connected, or is about to be, is answered with 503 for a moment; a connection that is cut says less.
+      await pause(FLUSH_MS);
       const closed = app.close();
       await engine.close();
       const cut = setTimeout(() => app.server.closeAllConnections(), FLUSH_MS);

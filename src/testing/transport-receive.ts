@@ -309,6 +309,26 @@ export const RECEIVING: readonly Rule[] = [
   ),
 
   rule(
+    "[T67] gaps do not part the answer of a poll: everything that waits comes in one, up to `max`",
+    async (scene) => {
+      const [alice, bob] = [await scene.person("alice"), await scene.person("bob")];
+      for (let n = 0; n < 20; n++) {
+        await scene.send(alice, bob, n);
+        await scene.send(alice, bob, `replaced ${n}`, { topic: "t" });
+      }
+      const poll = async (more: object) => {
+        const { body } = await call(`${scene.target.url}/v1/poll`, { token: bob.token, body: { receiver: "p", wait: 0, ...more } });
+        return { epoch: field(body, "epoch"), deliveries: field(body, "deliveries") as unknown[], gaps: field(body, "gaps") as unknown[] };
+      };
+      const fresh = await poll({});
+      assert.deepEqual([fresh.deliveries.length, fresh.gaps.length], [21, 0], "a new receiver is told of no gaps");
+      const resumed = await poll({ epoch: fresh.epoch, cursor: 1 });
+      assert.deepEqual([resumed.deliveries.length, resumed.gaps.length], [20, 19]);
+    },
+    { wire: "poll" },
+  ),
+
+  rule(
     "[T37] the answer of a poll says a cursor that covers its own deliveries and no more, a poll that was replaced too",
     async (scene) => {
       const [alice, bob] = [await scene.person("alice"), await scene.person("bob")];

@@ -7,6 +7,9 @@ import { HandoverError } from "../errors.ts";
 import { type Delivery, type PollRequest, PROTOCOL, type ReceiverId, type ServerFrame, type UserIdentity, writeDeliveries } from "../protocol.ts";
 import type { Gateway, Link } from "../transport.ts";
 
+/** An answer takes nothing more from here on, in characters; with one frame of at most 1 MiB it stays near that. */
+const FULL_LENGTH = 262_144;
+
 export interface HeldPoll {
   /** Resolves with the body of a 200, or with undefined: a 204. Rejects with a HandoverError: a problem. */
   readonly answer: Promise<string | undefined>;
@@ -63,6 +66,7 @@ class PollLink implements Link {
   #isFinishing = false;
   #deliveries: Delivery[] = [];
   #settled: number[] = [];
+  #length = 0;
   #gaps: { from: number; to: number; reason: string }[] = [];
 
   constructor() {
@@ -81,7 +85,10 @@ class PollLink implements Link {
   send(frame: ServerFrame): boolean {
     switch (frame.op) {
       case "deliver":
-        for (const delivery of frame.deliveries) this.#deliveries.push(delivery);
+        for (const delivery of frame.deliveries) {
+          this.#deliveries.push(delivery);
+          this.#length += delivery.text.length;
+        }
         break;
       case "settled":
         for (const seq of frame.seqs) this.#settled.push(seq);
@@ -98,8 +105,7 @@ class PollLink implements Link {
       // What else this turn brings goes with the same answer.
       setImmediate(() => this.finish());
     }
-    // One frame of deliveries is one answer: at most 1 MiB.
-    return frame.op !== "deliver";
+    return this.#length < FULL_LENGTH;
   }
 
   close(reason: HandoverError): void {

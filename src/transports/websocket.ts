@@ -33,16 +33,19 @@ const SILENCE_MS = 45_000;
 /** Deliveries stop while this much waits for the peer to read it; they stay in the mailbox. */
 const MAX_BUFFERED_BYTES = 1_048_576;
 /** A peer that reads nothing and goes on asking is let go. */
-const MAX_UNREAD_BYTES = 8 * MAX_BUFFERED_BYTES;
+const MAX_UNREAD_BYTES = 4 * MAX_BUFFERED_BYTES;
 /** While this many messages and acknowledgements of one connection wait for their commit, nothing more is read from it. */
 const MAX_PENDING = 2_000;
+/** How long a peer may take to answer a close frame, and when the server itself stops: one that sleeps never does. */
+const CLOSE_TIMEOUT_MS = 10_000;
+const STOP_TIMEOUT_MS = 1_000;
 /** The longest timer that Node has. */
 const MAX_TIMER_MS = 2_147_483_647;
 
 export interface WebSocketTransport {
   /** Takes over an HTTP upgrade that has passed the checks of the HTTP server (path, Host, Origin). */
   upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void;
-  /** Lets go of connections that have no receiver (those that have one are closed by the hub). */
+  /** Lets go of all connections (those that have a receiver were told by the hub), and cuts those that do not answer. */
   close(reason: HandoverError): void;
   /** How many connections there are. */
   readonly size: number;
@@ -51,16 +54,19 @@ export interface WebSocketTransport {
 /** Makes the WebSocket side of a gateway. @param onError  what went wrong inside, for the log */
 export function webSocketTransport(gateway: Gateway, onError: (error: HandoverError) => void): WebSocketTransport {
   const connections = new Set<Connection>();
-  const server = new WebSocketServer({
+  // A variable of its own: the types do not know closeTimeout yet.
+  const options = {
     noServer: true,
     clientTracking: false,
     maxPayload: PROTOCOL.maxFrameBytes,
     maxFragments: 64,
     maxBufferedChunks: 1_024,
     perMessageDeflate: false,
+    closeTimeout: CLOSE_TIMEOUT_MS,
     WebSocket: ProtocolSocket,
-    handleProtocols: (protocols) => (protocols.has(PROTOCOL.subprotocol) ? PROTOCOL.subprotocol : false),
-  });
+    handleProtocols: (protocols: Set<string>): string | false => (protocols.has(PROTOCOL.subprotocol) ? PROTOCOL.subprotocol : false),
+  };
+  const server = new WebSocketServer(options);
   const heartbeat = setInterval(() => {
     const now = Date.now();
     for (const connection of connections) connection.beat(now);
@@ -76,6 +82,9 @@ export function webSocketTransport(gateway: Gateway, onError: (error: HandoverEr
     close(reason) {
       clearInterval(heartbeat);
       for (const connection of connections) connection.close(reason);
+      setTimeout(() => {
+        for (const connection of connections) connection.cut();
+      }, STOP_TIMEOUT_MS);
     },
     get size() {
       return connections.size;
@@ -152,6 +161,11 @@ class Connection implements Link {
     // Paused, it would not see the peer's answer, and the peer would wait for the end until a timeout.
     this.#webSocket.resume();
     this.#channel?.closed();
+  }
+
+  /** Ends the connection without waiting for the peer. */
+  cut(): void {
+    this.#webSocket.terminate();
   }
 
   /** One beat of the heart: asks whether the peer is there, and gives up on one that has not answered. */
@@ -270,6 +284,8 @@ class Connection implements Link {
     const identity = await this.#gateway.authenticate(token);
     const isSame = current.kind === "user" && identity.kind === "user" && identity.user === current.user && identity.session === current.session;
     if (!isSame) throw new HandoverError("forbidden", "A token can be renewed on a connection only for the same user and session.");
+    // What comes here must be acknowledged here: a token that may do only the one is not taken.
+    if (this.#channel) this.#gateway.requireReceiver(identity);
     this.#identity = identity;
     this.#expireWith(identity);
     const channel = this.#channel;
@@ -332,6 +348,8 @@ class Connection implements Link {
     if (this.#webSocket.bufferedAmount > MAX_UNREAD_BYTES) {
       this.#isOpen = false;
       this.#webSocket.close(new HandoverError("slow-consumer", "").closeCode, "slow-consumer");
+      // It has had its say: until it is gone nothing more is read from it.
+      this.#webSocket.pause();
       this.#channel?.closed();
     }
   }

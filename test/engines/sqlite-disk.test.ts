@@ -90,6 +90,42 @@ describeWith(MOUNT, "a full disk", () => {
   }, 60_000);
 });
 
+describeWith(MOUNT, "a full disk that nobody clears", () => {
+  test("[E58] mail that is acknowledged makes room for new mail, before all of it is", async () => {
+    const { dir } = folder;
+    const unmount = mountSmallDisk(dir);
+    try {
+      const engine = sqliteEngine({ dir, reserveBytes: 1024 * 1024, log: () => {} });
+      await engine.open((cause) => {
+        throw cause;
+      });
+      const desk = await engine.attach(U, { deliver: () => {}, ended: () => {}, lost: () => {} });
+      const event = JSON.stringify("x".repeat(8_000));
+      const send = (id: string) =>
+        engine.append([makeMessage(id, ["u"], { event })]).then(
+          () => true,
+          (thrown: { code: string }) => {
+            expect(thrown.code).toBe("store-full");
+            return false;
+          },
+        );
+      let stored = 0;
+      while (await send(`m${stored}`)) stored += 1;
+      expect(stored).toBeGreaterThan(200);
+      const half = Array.from({ length: Math.floor(stored / 2) }, (_, n) => n + 1);
+      expect((await desk.settle([{ kind: "acked", seqs: half }], S)).length).toBe(half.length);
+      let tries = 0;
+      await until(
+        () => send(`again-${tries++}`),
+        () => "mail to be taken again",
+      );
+      await engine.close();
+    } finally {
+      unmount();
+    }
+  }, 60_000);
+});
+
 describeWith(COMPILER, "a disk that fails", () => {
   for (const fault of ["eio", "hang"]) {
     test(`[E45] a disk whose sync ${fault === "eio" ? "fails" : "hangs"}: every call is refused, the store says once that it failed, and what was accepted is there afterwards`, async () => {

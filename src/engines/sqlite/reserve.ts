@@ -11,14 +11,19 @@ const RETRY_MS = 1_000;
 export class Reserve {
   readonly #dir: string;
   readonly #file: string;
-  readonly #bytes: number;
+  /** How much room it keeps. */
+  readonly bytes: number;
   #isThere = false;
   #triedMs = Number.NEGATIVE_INFINITY;
 
   constructor(dir: string, bytes: number) {
     this.#dir = dir;
     this.#file = join(dir, "reserve");
-    this.#bytes = bytes;
+    this.bytes = bytes;
+  }
+
+  get isThere(): boolean {
+    return this.#isThere;
   }
 
   /** Whether the room is kept; makes it again if it can, trying at most once a second. */
@@ -28,7 +33,7 @@ export class Reserve {
     if (nowMs - this.#triedMs < RETRY_MS) return false;
     this.#triedMs = nowMs;
     try {
-      if (statSync(this.#file, { throwIfNoEntry: false })?.size !== this.#bytes) this.#write();
+      if (statSync(this.#file, { throwIfNoEntry: false })?.size !== this.bytes) this.#write();
       this.#isThere = true;
     } catch {
       this.release();
@@ -52,7 +57,7 @@ export class Reserve {
     try {
       // Not zeros, and not a hole: a file system that compresses would keep no room for either.
       const block = crypto.getRandomValues(new Uint8Array(65_536));
-      for (let at = 0; at < this.#bytes; ) at += writeSync(fd, block, 0, Math.min(block.length, this.#bytes - at));
+      for (let at = 0; at < this.bytes; ) at += writeSync(fd, block, 0, Math.min(block.length, this.bytes - at));
       fsyncSync(fd);
     } finally {
       closeSync(fd);

@@ -23,7 +23,7 @@ type Level = 0 | 1 | 2;
 
 const NO_ROOM: Result = {
   refused: "store-full",
-  message: "The disk of the store is full. Nothing was stored; try again when the operator has made room.",
+  message: "The disk of the store is full. Nothing was stored; try again when mail has been acknowledged, or the operator has made room.",
 };
 
 class Desk {
@@ -54,7 +54,7 @@ class Desk {
   /** Carries out a batch. Throws only what must stop the process. */
   carryOut(batch: Batch): FromWorker {
     const hasNewMail = batch.ops.some((op) => op[0] === "append");
-    let level: Level = hasNewMail && !this.#reserve.restore() ? 1 : 0;
+    let level: Level = hasNewMail && !this.#reserve.restore() && !this.#hasRoomInside() ? 1 : 0;
     let apart = false;
     for (;;) {
       try {
@@ -75,6 +75,13 @@ class Desk {
         else throw thrown;
       }
     }
+  }
+
+  /** Whether the file itself has as many free pages as the reserve would keep: room made by acknowledgements counts like room on the disk. */
+  #hasRoomInside(): boolean {
+    return (
+      Number(this.#db.pragma("freelist_count", { simple: true })) * Number(this.#db.pragma("page_size", { simple: true })) >= this.#reserve.bytes
+    );
   }
 
   #one(op: Op, place: number, level: Level, apart: boolean): Result {
@@ -102,7 +109,11 @@ class Desk {
       this.#hasShrunk = false;
       if (!isQuiet) return false;
       const free = Number(this.#db.pragma("freelist_count", { simple: true }));
-      if (free < FREE_PAGES || free * 4 < Number(this.#db.pragma("page_count", { simple: true }))) return false;
+      // With a full disk every page counts: what is given back makes room for the reserve, and so for new mail.
+      const isWorth = this.#reserve.isThere
+        ? free >= FREE_PAGES && free * 4 >= Number(this.#db.pragma("page_count", { simple: true }))
+        : free >= QUIET_CHECKPOINT_PAGES;
+      if (!isWorth) return false;
       this.#db.exec(`PRAGMA incremental_vacuum(${VACUUM_PAGES})`);
       this.#hasShrunk = true;
       return true;

@@ -1,0 +1,39 @@
+/**
+ * The end of the real command: SIGTERM while clients are connected that do not answer any more.
+ * @module
+ */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, expect, test } from "vitest";
+import { call, openSocket, signToken } from "../src/testing/wire.ts";
+import { CommandServer, freePort } from "./support/command.ts";
+import { SERVICE_CREDENTIAL, TOKEN_SECRET } from "./support/started.ts";
+
+let server: CommandServer | undefined;
+let data = "";
+afterEach(async () => {
+  await server?.kill();
+  await rm(data, { recursive: true, force: true });
+});
+
+test("[K10] SIGTERM ends it cleanly and soon, with a sleeping peer and a held poll too; who still asks is answered 503", async () => {
+  data = await mkdtemp(join(tmpdir(), "handover-stop-"));
+  server = await CommandServer.start(await freePort(), data);
+  const { url } = server;
+  const token = signToken(TOKEN_SECRET, { sub: "bob", sid: "s", aud: "handover", exp: Math.floor(Date.now() / 1000) + 600 });
+  const asleep = await openSocket(url, { token, receiver: "asleep" });
+  asleep.pause();
+  const poll = call(`${url}/v1/poll`, { token, body: { receiver: "polling" } });
+  // It is held once an answer to something later has come.
+  await call(`${url}/v1/messages`, { token: SERVICE_CREDENTIAL, body: { to: { user: "carol" }, type: "t" } });
+  const stoppedAtMs = performance.now();
+  const ended = server.terminate();
+  expect((await poll).status, "the held poll").toBe(204);
+  const late = await call(`${url}/v1/messages`, { token: SERVICE_CREDENTIAL, body: { to: { user: "carol" }, type: "t" } });
+  expect(late.status).toBe(503);
+  expect(late.body).toMatchObject({ code: "draining" });
+  expect(await ended, "exit code").toBe(0);
+  expect(performance.now() - stoppedAtMs, "ms until it was gone").toBeLessThan(5_000);
+  await asleep.terminate();
+});
