@@ -96,6 +96,7 @@ export class Hub implements Gateway {
         }
       });
       if (prepared.every(isPrepared)) {
+        this.#announce(prepared);
         const outcomes = await this.#engine.append(prepared);
         return outcomes.map(resultOf);
       }
@@ -178,6 +179,13 @@ export class Hub implements Gateway {
         receiver.drain(delayMs / 1000);
         receiver.disconnect(draining(), this.#now());
       }
+    }
+  }
+
+  /** TTL 0 is for the receivers that are live at acceptance: their mailboxes are told which messages those are. */
+  #announce(messages: readonly Addressed[]): void {
+    for (const { id, ttlSeconds, recipients } of messages) {
+      if (ttlSeconds === 0) for (const { user } of recipients) this.#attached.get(user)?.announce(id);
     }
   }
 

@@ -4,17 +4,35 @@
  */
 import type { Attachment, Ended, Engine, Entry, MailboxEvents, Page } from "./engine.ts";
 import { HandoverError } from "./errors.ts";
-import { type AckForms, type Epoch, type ReceiverId, type Seq, type SessionId, type UserId, writeDelivery } from "./protocol.ts";
+import {
+  type AckForms,
+  type Epoch,
+  type MessageId,
+  PROTOCOL,
+  type ReceiverId,
+  type Seq,
+  type SessionId,
+  type UserId,
+  writeDelivery,
+} from "./protocol.ts";
 import { type ReadableMailbox, Receiver, type SharedDelivery } from "./receiver.ts";
 
 /** How long a receiver is remembered after its last poll, and after its last connection (PROTOCOL.md, "The model"). */
 const LIVE_AFTER_POLL_MS = 30_000;
 const REMEMBERED_MS = 90_000;
 
+function isLive(receiver: Receiver, nowMs: number): boolean {
+  return receiver.isConnected || (receiver.polls && nowMs - receiver.seenAtMs < LIVE_AFTER_POLL_MS);
+}
+
 export class Mailbox implements MailboxEvents, ReadableMailbox {
   readonly user: UserId;
   readonly #onLost: (mailbox: Mailbox, cause: HandoverError) => void;
   readonly #receivers = new Map<string, Receiver>();
+  /** Messages with TTL 0, on their way to the engine, and since when: only those who are live when it has them are handed them. */
+  readonly #announced = new Map<MessageId, number>();
+  /** … and then, by number, who that is; until they end, within 30 s. */
+  readonly #reserved = new Map<Seq, ReadonlySet<Receiver>>();
   #attachment: Attachment | undefined;
   #head: Seq = 0;
 
@@ -57,7 +75,7 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
   isLive(session: SessionId | undefined, nowMs: number): boolean {
     for (const receiver of this.#receivers.values()) {
       if (session !== undefined && receiver.session !== session) continue;
-      if (receiver.isConnected || (receiver.polls && nowMs - receiver.seenAtMs < LIVE_AFTER_POLL_MS)) return true;
+      if (isLive(receiver, nowMs)) return true;
     }
     return false;
   }
@@ -74,6 +92,8 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
 
   /** Forgets receivers that have been away for long. Their mail stays; should they come back, their cursor says where they were. */
   forgetAbsent(nowMs: number): void {
+    // Announced and not stored after all.
+    for (const [id, atMs] of this.#announced) if (nowMs - atMs > PROTOCOL.ttlZeroMs) this.#announced.delete(id);
     for (const [key, receiver] of this.#receivers) {
       const remembered = receiver.polls ? LIVE_AFTER_POLL_MS : REMEMBERED_MS;
       if (!receiver.isConnected && nowMs - receiver.seenAtMs >= remembered) this.#receivers.delete(key);
@@ -99,7 +119,7 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
     const endings = changes.length === 0 ? [] : await this.#requireAttachment().settle(changes, receiver.session);
     receiver.acknowledged(changes);
     if (endings.length > 0) {
-      const seqs = endings.map(({ seq }) => seq);
+      const seqs = this.#forgetReserved(endings);
       for (const other of this.#receivers.values()) if (other !== receiver) other.settledElsewhere(seqs);
     }
     return endings.length;
@@ -117,13 +137,17 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
 
   deliver(entries: readonly Entry[]): void {
     const before = this.#head;
+    for (const { id, seq } of entries) {
+      if (this.#announced.delete(id))
+        this.#reserved.set(seq, new Set([...this.#receivers.values()].filter((receiver) => isLive(receiver, Date.now()))));
+    }
     const deliveries: SharedDelivery[] = entries.map((entry) => ({ ...writeDelivery(entry), session: entry.session }));
     this.#advance(entries.at(-1)?.seq ?? before);
     for (const receiver of this.#receivers.values()) receiver.offer(before, deliveries, this.#head);
   }
 
   ended(endings: readonly Ended[]): void {
-    const seqs = endings.map(({ seq }) => seq);
+    const seqs = this.#forgetReserved(endings);
     // A number can be given and ended at once: a message that expired as it was accepted was never delivered.
     this.#advance(Math.max(...seqs));
     for (const receiver of this.#receivers.values()) receiver.settledElsewhere(seqs);
@@ -131,6 +155,22 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
 
   lost(cause: HandoverError): void {
     this.#onLost(this, cause);
+  }
+
+  /** A message with TTL 0 is about to be stored. */
+  announce(id: MessageId): void {
+    this.#announced.set(id, Date.now());
+  }
+
+  isFor(receiver: Receiver, seq: Seq): boolean {
+    return this.#reserved.get(seq)?.has(receiver) ?? true;
+  }
+
+  #forgetReserved(endings: readonly Ended[]): Seq[] {
+    return endings.map(({ seq }) => {
+      this.#reserved.delete(seq);
+      return seq;
+    });
   }
 
   #advance(seq: Seq): void {

@@ -20,6 +20,8 @@ export interface ReadableMailbox {
   /** The last number given. */
   readonly head: Seq;
   read(request: { readonly after: Seq; readonly limit: number; readonly maxBytes: number; readonly session: SessionId }): Promise<Page>;
+  /** Whether an entry is for this receiver: one with TTL 0 is for those only that were live at its acceptance. */
+  isFor(receiver: Receiver, seq: Seq): boolean;
 }
 
 /** A new entry as all receivers of a mailbox share it. */
@@ -132,7 +134,9 @@ export class Receiver {
       return;
     }
     this.#hand(
-      deliveries.filter(({ seq, session }) => seq > this.#position && (session === undefined || session === this.session)),
+      deliveries.filter(
+        ({ seq, session }) => seq > this.#position && (session === undefined || session === this.session) && this.#mailbox.isFor(this, seq),
+      ),
       head,
     );
   }
@@ -216,17 +220,18 @@ export class Receiver {
   }
 
   #take(page: Page): void {
+    const entries = page.entries.filter(({ seq }) => this.#mailbox.isFor(this, seq));
     let next = 0;
     for (const gap of page.gaps) {
       // Not to be told: it does not part the deliveries either.
       if (gap.to <= this.#gapsFrom) continue;
       // In the order of the numbers: first the entries below the gap, then the gap.
       const below = next;
-      while (next < page.entries.length && (page.entries[next]?.seq ?? 0) < gap.from) next++;
-      if (next > below && !this.#hand(page.entries.slice(below, next).map(writeDelivery), gap.from - 1)) return;
+      while (next < entries.length && (entries[next]?.seq ?? 0) < gap.from) next++;
+      if (next > below && !this.#hand(entries.slice(below, next).map(writeDelivery), gap.from - 1)) return;
       this.#miss(gap);
     }
-    this.#hand(page.entries.slice(next).map(writeDelivery), page.upto);
+    this.#hand(entries.slice(next).map(writeDelivery), page.upto);
   }
 
   #miss(gap: Gap): void {

@@ -47,6 +47,10 @@ class NotingLink implements Link {
 
 /** A mailbox with the given unsettled numbers; reads wait while it is held. */
 class TestMailbox implements ReadableMailbox {
+  isFor(): boolean {
+    return true;
+  }
+
   head: Seq;
   entries: Entry[];
   gaps: Gap[] = [];

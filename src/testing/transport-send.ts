@@ -270,6 +270,18 @@ export const SENDING: readonly Rule[] = [
     }
   }),
 
+  rule("[T68] TTL 0 is not for who comes later: neither a new receiver nor one that reads what waits is handed it", async (scene) => {
+    const [alice, bob] = [await scene.person("alice"), await scene.person("bob")];
+    const tab = await scene.open(bob, { receiver: "live" });
+    await scene.send(alice, bob, "now", { ttl: 0 });
+    await got(tab, 1);
+    const late = await scene.open(bob, { receiver: "late" });
+    await scene.mark(alice, bob, late);
+    assert.deepEqual(dataOf(late), []);
+    assert.deepEqual(dataOf(tab).slice(0, 1), ["now"]);
+    assert.equal(await tab.ack({ seqs: [1] }), 1);
+  }),
+
   rule("[T14] a service sends under its own name, has no mailbox, and its messages are delivered like any other", async (scene) => {
     const bob = await scene.person("bob");
     const tab = await scene.open(bob);
