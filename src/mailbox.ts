@@ -166,6 +166,10 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
     return this.#reserved.get(seq)?.has(receiver) ?? true;
   }
 
+  notFor(receiver: Receiver): readonly Seq[] {
+    return [...this.#reserved].flatMap(([seq, receivers]) => (receivers.has(receiver) ? [] : seq));
+  }
+
   #forgetReserved(endings: readonly Ended[]): Seq[] {
     return endings.map(({ seq }) => {
       this.#reserved.delete(seq);

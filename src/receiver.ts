@@ -22,6 +22,8 @@ export interface ReadableMailbox {
   read(request: { readonly after: Seq; readonly limit: number; readonly maxBytes: number; readonly session: SessionId }): Promise<Page>;
   /** Whether an entry is for this receiver: one with TTL 0 is for those only that were live at its acceptance. */
   isFor(receiver: Receiver, seq: Seq): boolean;
+  /** The entries that are not. */
+  notFor(receiver: Receiver): readonly Seq[];
 }
 
 /** A new entry as all receivers of a mailbox share it. */
@@ -161,21 +163,27 @@ export class Receiver {
     // A cursor above head is of other numbers than these: nothing follows from it.
     if (cursor !== undefined && cursor <= this.#mailbox.head) this.#claimed = Math.max(this.#claimed, cursor);
     const handed = Math.max(this.#position, this.#claimed);
+    const wasHanded = (seq: Seq) => seq <= handed && this.#mailbox.isFor(this, seq);
     const changes: Settlement[] = [];
-    const seqs = forms.seqs?.filter((seq) => seq <= handed) ?? [];
+    const seqs = forms.seqs?.filter(wasHanded) ?? [];
     if (seqs.length > 0) changes.push({ kind: "acked", seqs });
-    for (const { seq, reason } of forms.reject ?? []) if (seq <= handed) changes.push({ kind: "rejected", seq, reason: reason ?? "" });
+    for (const { seq, reason } of forms.reject ?? []) if (wasHanded(seq)) changes.push({ kind: "rejected", seq, reason: reason ?? "" });
     for (const { seq, retryAfter } of forms.nack ?? []) {
-      if (seq <= handed) changes.push({ kind: "nacked", seq, retryAfterMs: Math.round((retryAfter ?? 0) * 1000) });
+      if (wasHanded(seq)) changes.push({ kind: "nacked", seq, retryAfterMs: Math.round((retryAfter ?? 0) * 1000) });
     }
     for (const seq of forms.hold ?? []) {
-      if (seq > handed || this.#held.size >= MAX_HELD) continue;
+      if (!wasHanded(seq) || this.#held.size >= MAX_HELD) continue;
       this.#inFlight.delete(seq);
       this.#held.add(seq);
     }
     if (forms.upto !== undefined) {
       const upto = Math.min(forms.upto, handed);
-      const spared = [...this.#held, ...(forms.nack ?? []).map(({ seq }) => seq), ...(forms.reject ?? []).map(({ seq }) => seq)];
+      const spared = [
+        ...this.#held,
+        ...this.#mailbox.notFor(this),
+        ...(forms.nack ?? []).map(({ seq }) => seq),
+        ...(forms.reject ?? []).map(({ seq }) => seq),
+      ];
       if (upto > 0) changes.push({ kind: "acked-upto", upto, except: spared.filter((seq) => seq <= upto) });
     }
     return changes;

@@ -51,6 +51,10 @@ class TestMailbox implements ReadableMailbox {
     return true;
   }
 
+  notFor(): readonly Seq[] {
+    return [];
+  }
+
   head: Seq;
   entries: Entry[];
   gaps: Gap[] = [];

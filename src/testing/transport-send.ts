@@ -278,6 +278,9 @@ export const SENDING: readonly Rule[] = [
     const late = await scene.open(bob, { receiver: "late" });
     await scene.mark(alice, bob, late);
     assert.deepEqual(dataOf(late), []);
+    // What it was not handed it cannot settle either.
+    assert.equal(await late.ack({ upto: late.cursor }), 0);
+    assert.equal(await late.ack({ seqs: [1] }), 0);
     assert.deepEqual(dataOf(tab).slice(0, 1), ["now"]);
     assert.equal(await tab.ack({ seqs: [1] }), 1);
   }),
