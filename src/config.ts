@@ -86,12 +86,12 @@ const SETTINGS = {
     {
       variable: "HANDOVER_ENGINE",
       default: "sqlite:",
-      says: "Where messages live: `sqlite:` (the embedded store in the data folder) or `memory:` (nothing survives the process).",
+      says: "Where messages live: `sqlite:` (the embedded store in the data folder), `amqp://user:password@host/vhost` (RabbitMQ's quorum queues and the data folder; experimental, one node) or `memory:` (nothing survives the process).",
     },
     (value) => {
       if (value === "" || value === "sqlite:") return "sqlite:";
-      if (value === "memory:") return value;
-      throw new Error("must be sqlite: or memory: in this version");
+      if (value === "memory:" || (/^amqps?:\/\//.test(value) && URL.canParse(value))) return value;
+      throw new Error("must be sqlite:, memory:, or an address amqp://… or amqps://…");
     },
   ),
   dev: flag({

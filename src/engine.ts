@@ -95,6 +95,7 @@ export interface Entry {
 /** The ending of one entry. */
 export interface Ended {
   readonly seq: Seq;
+  readonly id: MessageId;
   readonly ending: Ending;
 }
 

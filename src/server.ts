@@ -12,6 +12,7 @@ import { Authenticator, parseServiceKeys } from "./auth.ts";
 import { type Config, ConfigError, listOf } from "./config.ts";
 import type { Engine } from "./engine.ts";
 import { memoryEngine } from "./engines/memory.ts";
+import { rabbitmqEngine } from "./engines/rabbitmq.ts";
 import { sqliteEngine } from "./engines/sqlite.ts";
 import { HandoverError } from "./errors.ts";
 import { httpServer } from "./http.ts";
@@ -79,6 +80,7 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
     sdkRoute(app);
     if (config.dev) demoRoutes(app, hub, authenticator, config.sessionTtlMs);
     if (config.x0 !== "off") log.warn(`HANDOVER_X0=${config.x0} has no effect yet: x0's wire is not in this version.`);
+    if (engine.name === "rabbitmq") log.warn("The RabbitMQ engine is experimental: one node per journal.");
     if (engine.supports.durable === "no") log.warn("The memory engine is not durable: messages end with this process. For tests only.");
     await listen(app, config);
 
@@ -132,7 +134,12 @@ async function listen(app: Awaited<ReturnType<typeof httpServer>>, { host, port 
 function engineOf(config: Config, log: Logger): Engine {
   const caps = { mailboxMaxMessages: config.mailboxMaxMessages, mailboxMaxBytes: config.mailboxMaxBytes };
   if (config.engine === "memory:") return memoryEngine(caps);
-  return sqliteEngine({ ...caps, dir: resolve(config.data), log: (line: string) => log.error(line) });
+  const say = (line: string) => log.error(line);
+  if (!config.engine.startsWith("amqp")) return sqliteEngine({ ...caps, dir: resolve(config.data), log: say });
+  // A folder of its own: the index belongs to the journal.
+  const index = sqliteEngine({ ...caps, dir: join(resolve(config.data), "rabbitmq"), log: say });
+  const journal = new URL(config.engine).searchParams.get("journal");
+  return rabbitmqEngine({ url: config.engine, index, log: say, ...(journal === null ? {} : { journal }) });
 }
 
 export interface Secrets {

@@ -50,7 +50,7 @@ test("[K3] a value that is not allowed is an error that names the setting and wh
     ["HANDOVER_PORT", "0x50", /whole number/],
     ["HANDOVER_PORT", "", /whole number/],
     ["HANDOVER_DEV", "maybe", /true or false/],
-    ["HANDOVER_ENGINE", "redis://x", /sqlite: or memory:/],
+    ["HANDOVER_ENGINE", "redis://x", /sqlite:, memory:/],
     ["HANDOVER_TOKEN_SECRET", "short", /at least 32 bytes/],
     ["HANDOVER_ORIGINS", "*", /not an origin/],
     ["HANDOVER_ORIGINS", "https://a.example/", /not an origin/],

@@ -394,8 +394,8 @@ describe("a mailbox on an engine", () => {
     await receiver.open(link, undefined, 9, REPLACED);
     head = 2;
     mailbox.ended([
-      { seq: 1, ending: "expired" },
-      { seq: 2, ending: "expired" },
+      { seq: 1, id: "m1" as MessageId, ending: "expired" },
+      { seq: 2, id: "m2" as MessageId, ending: "expired" },
     ]);
     await settled();
     expect(mailbox.head).toBe(2);

@@ -258,7 +258,7 @@ class Memory implements MemoryEngine {
     };
     const end = (seq: Seq, ending: Ending) => {
       const delivery = open(seq);
-      if (delivery) settled.push({ seq: this.#end(delivery, ending), ending });
+      if (delivery) settled.push({ seq: this.#end(delivery, ending), id: delivery.message.id, ending });
     };
     for (const change of changes) {
       if (change.kind === "acked") for (const seq of change.seqs) end(seq, "acked");
@@ -353,7 +353,7 @@ class Memory implements MemoryEngine {
   #endAndTell(delivery: Delivery, ending: Ending): void {
     const seq = this.#end(delivery, ending);
     const tail = this.#tailOf(delivery);
-    tail?.ended.push({ seq, ending });
+    tail?.ended.push({ seq, id: delivery.message.id, ending });
   }
 
   #purge(delivery: Delivery): void {

@@ -23,7 +23,7 @@ import type {
 } from "../engine.ts";
 import { HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
-import { ENDINGS, type FromWorker, type Happening, type Op, type Result, type ResultOf, type ToWorker, type WorkerOptions } from "./sqlite/call.ts";
+import type { FromWorker, Happening, Op, Result, ResultOf, ToWorker, WorkerOptions } from "./sqlite/call.ts";
 import { checkText, checkWhole, toAppended, toChange, toEnded, toEntry, toGaps, toItem, toState } from "./sqlite/value.ts";
 
 export interface SqliteOptions {
@@ -221,7 +221,7 @@ class Sqlite implements SqliteEngine {
   async #settle(user: UserId, changes: readonly Settlement[], session: SessionId): Promise<readonly Ended[]> {
     const op = ["settle", user, checkText(session, "session"), changes.map(toChange)] as const;
     const weight = changes.reduce((sum, change) => sum + (change.kind === "acked" ? change.seqs.length : 10), 1);
-    return toEnded(await this.#call<ResultOf["settle"]>(op, weight));
+    return (await this.#call<ResultOf["settle"]>(op, weight)).map(toEnded);
   }
 
   async #detach(tail: Tail): Promise<void> {
@@ -391,7 +391,7 @@ class Sqlite implements SqliteEngine {
     const tail = this.#tailOf(happening[2]);
     if (!tail) return;
     if (happening[1] === "again") tail.entries.push(toEntry(happening[3]));
-    else tail.ended.push({ seq: happening[3], ending: ENDINGS[happening[4]] ?? "dead" });
+    else tail.ended.push(toEnded(happening[3]));
     this.#withNews.add(tail);
   }
 

@@ -126,7 +126,10 @@ export class Bench {
 export class Desk {
   attachment: Attachment = undefined as unknown as Attachment;
   readonly entries: Entry[] = [];
-  readonly endings: Ended[] = [];
+  /** Without their ids: the rules know the numbers. */
+  readonly endings: Omit<Ended, "id">[] = [];
+  /** The messages that the endings named, in the same order. */
+  readonly endedIds: MessageId[] = [];
   readonly losses: HandoverError[] = [];
 
   deliver(entries: readonly Entry[]): void {
@@ -134,7 +137,8 @@ export class Desk {
   }
 
   ended(endings: readonly Ended[]): void {
-    this.endings.push(...endings);
+    this.endedIds.push(...ids(endings));
+    this.endings.push(...endings.map(({ seq, ending }) => ({ seq, ending })));
   }
 
   lost(cause: HandoverError): void {
@@ -145,8 +149,8 @@ export class Desk {
     return this.attachment.read({ after: 0, limit: 1_000, maxBytes: 10_000_000, session: TAB, ...request });
   }
 
-  settle(...changes: readonly Settlement[]) {
-    return this.attachment.settle(changes, TAB);
+  async settle(...changes: readonly Settlement[]): Promise<readonly Omit<Ended, "id">[]> {
+    return (await this.attachment.settle(changes, TAB)).map(({ seq, ending }) => ({ seq, ending }));
   }
 
   /** Waits until it was told so many entries. */
@@ -158,7 +162,7 @@ export class Desk {
     return this.entries;
   }
 
-  async told(count: number): Promise<readonly Ended[]> {
+  async told(count: number): Promise<readonly Omit<Ended, "id">[]> {
     await until(
       () => this.endings.length >= count,
       () => `${count} endings told, not ${this.endings.length}`,

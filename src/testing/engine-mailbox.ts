@@ -164,6 +164,26 @@ export const MAILBOX_RULES: readonly Rule[] = [
     },
   },
   {
+    title: "[E59] an ending names its message, the ones that a settlement returns and the ones that are told",
+    run: async (bench) => {
+      const desk = await bench.attach();
+      const [first, second, third] = await bench.many(3);
+      const brief = await bench.stored({ ttlMs: 60 });
+      await bench.stored({ ttlMs: 0 });
+      const ended = await desk.attachment.settle(
+        [
+          { kind: "rejected", seq: 3, reason: "" },
+          { kind: "acked", seqs: [2, 1] },
+        ],
+        TAB,
+      );
+      deepEqual(ids(ended), ids([third, second, first].flatMap((each) => each ?? [])));
+      await desk.told(2);
+      deepEqual(desk.endings.map(({ seq }) => seq).sort(), [4, 5]);
+      equal(desk.endedIds[desk.endings.findIndex(({ seq }) => seq === 4)], brief.id);
+    },
+  },
+  {
     title: "[E41] detached is told nothing more, and may attach again; one attachment per user at a time",
     run: async (bench) => {
       const first = await bench.attach();

@@ -52,7 +52,7 @@ describeWith(MOUNT, "a full disk", () => {
       const page = await desk.read({ after: 0, limit: 1_000, maxBytes: 100_000_000, session: S });
       expect(page.entries.map(({ id }) => id)).toEqual([...stored]);
       for (const { seq, id } of page.entries.slice(0, 20)) {
-        expect(await desk.settle([{ kind: "acked", seqs: [seq] }], S)).toEqual([{ seq, ending: "acked" }]);
+        expect(await desk.settle([{ kind: "acked", seqs: [seq] }], S)).toEqual([{ seq, id, ending: "acked" }]);
         stored.delete(id);
       }
       const [first] = page.entries.slice(20);

@@ -3,6 +3,7 @@
  * @module
  */
 import { type ChildProcess, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
@@ -18,10 +19,12 @@ export class DemoServer {
   readonly #process: ChildProcess;
   readonly #data: string;
   readonly #port: string;
+  readonly #engine: string;
 
-  constructor(process: ChildProcess, data: string, url: string) {
+  constructor(process: ChildProcess, data: string, url: string, engine: string) {
     this.#process = process;
     this.#data = data;
+    this.#engine = engine;
     this.#port = new URL(url).port;
     this.url = url;
   }
@@ -35,7 +38,7 @@ export class DemoServer {
 
   /** The same server again after {@link kill}: same data, same port. */
   async restart(): Promise<DemoServer> {
-    return run(this.#data, this.#port);
+    return run(this.#data, this.#port, this.#engine);
   }
 
   /** Ends it for good, with its data. */
@@ -48,12 +51,14 @@ export class DemoServer {
 /** Starts a server with a new data folder on a free port of 127.0.0.1, in development mode. */
 export async function startServer(): Promise<DemoServer> {
   const data = await mkdtemp(join(tmpdir(), "handover-browser-"));
-  return run(data, "0");
+  // TEST_ENGINE=amqp://… runs the same tests on RabbitMQ, each server with a journal of its own.
+  const engine = process.env.TEST_ENGINE ?? "sqlite:";
+  return run(data, "0", engine.startsWith("amqp") ? `${engine}?journal=${randomBytes(6).toString("hex")}` : engine);
 }
 
-async function run(data: string, port: string): Promise<DemoServer> {
+async function run(data: string, port: string, engine: string): Promise<DemoServer> {
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("HANDOVER_")));
-  const child = spawn(process.execPath, [COMMAND, "serve", "--dev", "--host", "127.0.0.1", "--port", port, "--data", data], {
+  const child = spawn(process.execPath, [COMMAND, "serve", "--dev", "--host", "127.0.0.1", "--port", port, "--data", data, "--engine", engine], {
     env,
     stdio: ["ignore", "pipe", "pipe"],
   });
@@ -82,7 +87,7 @@ async function run(data: string, port: string): Promise<DemoServer> {
       reject(new Error(`The server ended with ${code ?? signal} before it said its address:\n${output}`));
     });
   });
-  return new DemoServer(child, data, url);
+  return new DemoServer(child, data, url, engine);
 }
 
 /** A stretch of network between a browser and the server that can be cut. */

@@ -39,6 +39,21 @@ export const MOUNT: Need = {
   how: "run npm test as root",
 };
 
+/** Where RabbitMQ is; its tests use queues of their own and remove them. */
+export const AMQP_URL = process.env.AMQP_URL ?? "amqp://guest:guest@127.0.0.1:5672";
+
+export const RABBITMQ: Need = {
+  // Asked in a process of its own, since the tests are registered before anything can be awaited.
+  isThere:
+    spawnSync(process.execPath, [
+      "-e",
+      `const { hostname, port } = new URL(${JSON.stringify(AMQP_URL)});
+      require("net").connect(port || 5672, hostname, () => process.exit(0)).on("error", () => process.exit(1)).setTimeout(2000, () => process.exit(1))`,
+    ]).status === 0,
+  reason: "there is no RabbitMQ",
+  how: "apt-get install rabbitmq-server and start it, or set AMQP_URL",
+};
+
 /** `describe`, for a suite that needs something. */
 export function describeWith(need: Need, suite: string, body: () => void): void {
   if (need.isThere) {

@@ -45,6 +45,8 @@ export type Op =
 export type AppendResult = readonly number[] | string | typeof CONFLICT | typeof FULL | typeof NOT_STORED;
 export const [CONFLICT, FULL, NOT_STORED] = [-1, -2, -3] as const;
 
+/** `ending`: its place in ENDINGS. */
+export type EndedRow = readonly [seq: number, id: string, ending: number];
 export type EntryRow = readonly [seq: number, id: string, deliveryCount: number, event: string, session: string | null];
 /** What one step of a read found up to `lookedAt`; `more`: it stopped for its own length, not for the limit. */
 export interface ReadResult {
@@ -65,8 +67,7 @@ export interface ResultOf {
   attach: number;
   detach: null;
   read: ReadResult;
-  /** Flat pairs: seq, place of the ending. */
-  settle: readonly number[];
+  settle: readonly EndedRow[];
   find: FindResult | null;
   evict: number;
   totals: Totals;
@@ -82,7 +83,7 @@ export type Result = ResultOf[keyof ResultOf] | Refusal;
 
 /** What an op did to mailboxes besides its result, for the live tails. */
 export type Happening =
-  | readonly [op: number, kind: "ended", user: string, seq: number, ending: number]
+  | readonly [op: number, kind: "ended", user: string, row: EndedRow]
   | readonly [op: number, kind: "again", user: string, entry: EntryRow];
 
 export interface Batch {

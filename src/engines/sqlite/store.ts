@@ -12,6 +12,7 @@ import {
   CONFLICT,
   DEAD,
   ENDINGS,
+  type EndedRow,
   EVICTED,
   EXPIRED,
   type FindResult,
@@ -205,7 +206,7 @@ export class Store {
       }
       const [ending, endedMs] = isExpired ? ["expired", this.#nowMs] : [null, null];
       this.#run.addDelivery.run(id, box.id, box.head, eventRow, source, session, topic, bytes, expiresAtMs, dueMs, ending, endedMs);
-      if (isExpired) this.happenings.push([this.#op, "ended", user, box.head, EXPIRED]);
+      if (isExpired) this.happenings.push([this.#op, "ended", user, [box.head, id, EXPIRED]]);
       return box.head;
     });
     this.#ledger.count(ACCEPTED, taken);
@@ -267,10 +268,10 @@ export class Store {
     return { entries, gaps: mergeGaps(after, lookedAt, unsettled, mine, box.forgotten), lookedAt, more };
   }
 
-  #settle(user: string, session: string, changes: readonly Change[]): readonly number[] {
+  #settle(user: string, session: string, changes: readonly Change[]): readonly EndedRow[] {
     const box = this.#ledger.mailboxOf(user);
     if (!box) return [];
-    const settled: number[] = [];
+    const settled: EndedRow[] = [];
     const open = (row: DeliveryRow | undefined): row is DeliveryRow => {
       if (!row || (row.session !== null && row.session !== session)) return false;
       if (!this.#hasExpired(row)) return true;
@@ -282,24 +283,24 @@ export class Store {
         case "acked":
           for (const seq of change[1]) {
             const row = this.#run.atSeq.get(box.id, seq);
-            if (open(row)) settled.push(this.#end(row, ACKED, null), ACKED);
+            if (open(row)) settled.push([this.#end(row, ACKED, null), row.message, ACKED]);
           }
           break;
         case "acked-upto": {
           const except = new Set(change[2]);
           for (const row of this.#run.upto.all(box.id, change[1]))
-            if (row.seq !== null && !except.has(row.seq) && open(row)) settled.push(this.#end(row, ACKED, null), ACKED);
+            if (row.seq !== null && !except.has(row.seq) && open(row)) settled.push([this.#end(row, ACKED, null), row.message, ACKED]);
           break;
         }
         case "rejected": {
           const row = this.#run.atSeq.get(box.id, change[1]);
-          if (open(row)) settled.push(this.#end(row, DEAD, change[2]), DEAD);
+          if (open(row)) settled.push([this.#end(row, DEAD, change[2]), row.message, DEAD]);
           break;
         }
         case "nacked": {
           const row = this.#run.atSeq.get(box.id, change[1]);
           if (!open(row)) break;
-          if (row.attempts >= this.#options.maxAttempts) settled.push(this.#end(row, DEAD, `nacked ${row.attempts} times`), DEAD);
+          if (row.attempts >= this.#options.maxAttempts) settled.push([this.#end(row, DEAD, `nacked ${row.attempts} times`), row.message, DEAD]);
           else if (change[2] > 0) this.#delay(row, this.#nowMs + change[2]);
           else this.#comeAgain(row, row.attempts + 1);
           break;
@@ -408,7 +409,7 @@ export class Store {
   /** Ends a delivery for a reason that is not a receiver's settlement, and tells its mailbox. */
   #endAndTell(row: DeliveryRow, ending: number, reason: string | null = null): void {
     const seq = this.#end(row, ending, reason);
-    this.happenings.push([this.#op, "ended", this.#ledger.mailbox(row.mailbox).user, seq, ending]);
+    this.happenings.push([this.#op, "ended", this.#ledger.mailbox(row.mailbox).user, [seq, row.message, ending]]);
   }
 
   #hasExpired(row: DeliveryRow): boolean {

@@ -5,7 +5,7 @@
 import type { Accepted, Addressed, Appended, Ended, Entry, Gap, MessageState, Settlement } from "../../engine.ts";
 import { HandoverError } from "../../errors.ts";
 import type { MessageId, SessionId, UserId } from "../../protocol.ts";
-import { type AppendItem, type AppendResult, type Change, CONFLICT, ENDINGS, type EntryRow, type FindResult, FULL } from "./call.ts";
+import { type AppendItem, type AppendResult, type Change, CONFLICT, ENDINGS, type EndedRow, type EntryRow, type FindResult, FULL } from "./call.ts";
 
 export function toItem(message: Addressed): AppendItem {
   const { recipients, idempotency } = message;
@@ -87,11 +87,8 @@ export function toGaps(flat: readonly number[]): Gap[] {
   return gaps;
 }
 
-/** Flat pairs, as the worker answers a settlement. */
-export function toEnded(flat: readonly number[]): Ended[] {
-  const ended: Ended[] = [];
-  for (let at = 0; at < flat.length; at += 2) ended.push({ seq: flat[at] ?? 0, ending: ENDINGS[flat[at + 1] ?? 0] ?? "acked" });
-  return ended;
+export function toEnded([seq, id, ending]: EndedRow): Ended {
+  return { seq, id: id as MessageId, ending: ENDINGS[ending] ?? "dead" };
 }
 
 export function toState(found: FindResult): MessageState {

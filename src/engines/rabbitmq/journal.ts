@@ -1,0 +1,416 @@
+/**
+ * The journal's queues on the broker: `handover.<name>.journal` (quorum), `.owner` (quorum, one message: whose it is) and `.lock` (exclusive).
+ *
+ * Lock and publishing share one connection: what the broker confirmed was published by the owner, and a connection that the broker has
+ * given up for dead can publish nothing more.
+ * @module
+ */
+import type { AsyncMessage, Channel, Connection, ReturnedMessage } from "rabbitmq-client";
+import { HandoverError } from "../../errors.ts";
+import { type Owner, Replay } from "./record.ts";
+
+/** Redeliveries before RabbitMQ drops a message; 20 since 4.0 unless said. Reading the journal and putting it back counts as one. */
+const DELIVERY_LIMIT = 2_000_000_000;
+/** Most that AMQP lets one channel hold unacknowledged. */
+const MAX_PREFETCH = 65_535;
+/** How long a channel that is being read may be silent before the reading counts as failed. */
+const SILENCE_MS = 15_000;
+const RETRY_MS = 500;
+const LAP_BATCH = 100;
+/** How long taking up the journal again may take; a quorum queue without a leader never answers. */
+const SET_UP_MS = 10_000;
+
+export interface JournalOptions {
+  readonly url: string;
+  readonly name: string;
+  /** How long opening waits for the broker and for the lock. */
+  readonly openWithinMs: number;
+  /** How long new queues are left alone before they are trusted. */
+  readonly newQueueRestMs: number;
+  readonly log: (line: string) => void;
+  /** Checks, after a lost connection was made anew, that the journal is still ours; throws when it is not. */
+  readonly regained: (owner: Owner | undefined) => void;
+  /** The journal can (or can no longer) be written. */
+  readonly changed: (isUp: boolean) => void;
+  /** It never will again. */
+  readonly failed: (cause: HandoverError) => void;
+}
+
+interface Desk {
+  readonly channel: Channel;
+  readonly lock: Channel;
+  readonly returned: Set<string>;
+}
+
+export class Journal {
+  readonly #options: JournalOptions;
+  readonly #queue: string;
+  readonly #ownerQueue: string;
+  readonly #lockQueue: string;
+  #connection: Connection | undefined;
+  #desk: Desk | undefined;
+  #isSettingUp = false;
+  #isOpen = false;
+  #renew = () => {};
+  #isClosed = false;
+  #blocked: string | undefined;
+  #retryTimer: NodeJS.Timeout | undefined;
+  #published = 0;
+  #lastError = "";
+
+  constructor(options: JournalOptions) {
+    this.#options = options;
+    this.#queue = `handover.${options.name}.journal`;
+    this.#ownerQueue = `handover.${options.name}.owner`;
+    this.#lockQueue = `handover.${options.name}.lock`;
+  }
+
+  /** Whether records can be published. */
+  get isUp(): boolean {
+    return this.#isOpen && this.#desk !== undefined && this.#blocked === undefined;
+  }
+
+  /** A sentence for those whose request is refused. */
+  get whyDown(): string {
+    if (this.#blocked !== undefined) return `RabbitMQ takes no messages now (${this.#blocked}).`;
+    return `There is no connection to RabbitMQ${this.#lastError === "" ? "" : ` (${this.#lastError})`}.`;
+  }
+
+  /** Connects, takes the lock, declares the queues. @throws HandoverError store-unavailable */
+  async open(): Promise<void> {
+    const { Connection } = await import("rabbitmq-client").catch((cause: unknown) => {
+      throw unavailable("The package rabbitmq-client is not installed. Install it beside Handover: npm install rabbitmq-client@5", cause);
+    });
+    const { openWithinMs, name } = this.#options;
+    this.#connect(Connection);
+    const deadline = performance.now() + openWithinMs;
+    for (;;) {
+      try {
+        this.#desk = await within(SET_UP_MS, this.#setUp(true));
+        break;
+      } catch (cause) {
+        this.#noteError(cause);
+        if (cause instanceof NoAnswer) this.#connect(Connection);
+        if (performance.now() < deadline) {
+          await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+          continue;
+        }
+        const isLocked = codeOf(cause) === "RESOURCE_LOCKED";
+        await this.close();
+        throw isLocked
+          ? unavailable(`The journal ${name} is in use: another Handover holds its lock (queue ${this.#lockQueue}). Stop that process first.`, cause)
+          : unavailable(`RabbitMQ cannot be used: ${textOf(cause)}. Check HANDOVER_ENGINE, and that the broker runs.`, cause);
+      }
+    }
+    this.#isOpen = true;
+    this.#renew = () => this.#connect(Connection);
+  }
+
+  /** Makes a connection, which connects again by itself; one that is there is ended. */
+  #connect(Connection: typeof import("rabbitmq-client").Connection): void {
+    this.#connection?.unsafeDestroy();
+    const { url, name, openWithinMs } = this.#options;
+    const connection = new Connection({
+      url,
+      connectionName: `handover ${name}`,
+      acquireTimeout: Math.min(openWithinMs, SET_UP_MS),
+      retryLow: 200,
+      retryHigh: 2_000,
+      heartbeat: 5,
+      frameMax: 131_072,
+      noDelay: true,
+    });
+    this.#connection = connection;
+    connection.on("error", (cause: unknown) => this.#noteError(cause));
+    connection.on("connection", () => {
+      if (this.#isOpen) this.#setUpAgain();
+    });
+    connection.on("connection.blocked", (reason: string) => {
+      this.#blocked = reason || "an alarm";
+      this.#options.log(`RabbitMQ has blocked publishing: ${this.#blocked}. New messages are refused until it goes on.`);
+      this.#options.changed(false);
+    });
+    connection.on("connection.unblocked", () => {
+      this.#blocked = undefined;
+      if (this.isUp) this.#options.changed(true);
+    });
+  }
+
+  /** @param mayMake  whether queues that are not there are made */
+  async #setUp(mayMake: boolean): Promise<Desk> {
+    const connection = this.#requireConnection();
+    const lock = await connection.acquire({ emitErrorsFromChannel: true });
+    lock.on("error", (cause: unknown) => this.#noteError(cause));
+    try {
+      await lock.queueDeclare({ queue: this.#lockQueue, exclusive: true, autoDelete: false, durable: false });
+      if (mayMake) await this.#makeQueues(lock);
+      else for (const queue of [this.#queue, this.#ownerQueue]) await lock.queueDeclare({ queue, passive: true });
+      const channel = await connection.acquire({ emitErrorsFromChannel: true });
+      const desk: Desk = { channel, lock, returned: new Set() };
+      channel.on("error", (cause: unknown) => this.#noteError(cause));
+      channel.on("basic.return", (message: ReturnedMessage) => desk.returned.add(String(message.messageId)));
+      for (const each of [lock, channel]) each.on("close", () => this.#lost(desk));
+      await channel.confirmSelect();
+      return desk;
+    } catch (cause) {
+      await lock.close();
+      throw cause;
+    }
+  }
+
+  async #makeQueues(lock: Channel): Promise<void> {
+    const isThere = await this.#hasQueues();
+    for (const queue of [this.#queue, this.#ownerQueue])
+      await lock.queueDeclare({ queue, durable: true, arguments: { "x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT } });
+    // RabbitMQ 3.10 notes a quorum queue's Raft log in a file that it does not write at once. Killed before that, it starts the queue with a
+    // new, empty log: what it had confirmed is gone, and the queue may stay without a leader. docs/decisions/0001-rabbitmq.md
+    if (!isThere) await new Promise((resolve) => setTimeout(resolve, this.#options.newQueueRestMs));
+  }
+
+  async #hasQueues(): Promise<boolean> {
+    const channel = await this.#requireConnection().acquire({ emitErrorsFromChannel: true });
+    channel.on("error", (cause: unknown) => this.#noteError(cause));
+    try {
+      for (const queue of [this.#queue, this.#ownerQueue]) await channel.queueDeclare({ queue, passive: true });
+      return true;
+    } catch (cause) {
+      if (codeOf(cause) === "NOT_FOUND") return false;
+      throw cause;
+    } finally {
+      await channel.close();
+    }
+  }
+
+  #lost(desk: Desk): void {
+    if (this.#desk !== desk) return;
+    this.#desk = undefined;
+    this.#blocked = undefined;
+    if (this.#isClosed) return;
+    this.#options.changed(false);
+    // When it was only the channel, the connection says nothing.
+    for (const each of [desk.channel, desk.lock]) each.close().catch(() => {});
+    this.#retry();
+  }
+
+  #retry(): void {
+    clearTimeout(this.#retryTimer);
+    if (!this.#isClosed) this.#retryTimer = setTimeout(() => this.#setUpAgain(), RETRY_MS);
+  }
+
+  #setUpAgain(): void {
+    if (this.#desk || this.#isSettingUp || this.#isClosed || !this.#connection?.ready) return;
+    this.#isSettingUp = true;
+    const setUp = async () => {
+      const desk = await this.#setUp(false);
+      return { desk, owner: await this.readOwner(desk) };
+    };
+    within(SET_UP_MS, setUp())
+      .then(async ({ desk, owner }) => {
+        try {
+          this.#options.regained(owner);
+        } catch (cause) {
+          this.#options.failed(cause as HandoverError);
+          await this.close();
+          return;
+        }
+        if (!desk.channel.active || !desk.lock.active) throw new Error("the channel was closed at once");
+        this.#desk = desk;
+        if (this.isUp) this.#options.changed(true);
+      })
+      .catch((cause: unknown) => {
+        this.#noteError(cause);
+        // A channel that waits for an answer cannot be closed; only its connection can.
+        if (cause instanceof NoAnswer) this.#renew();
+        this.#retry();
+      })
+      .finally(() => {
+        this.#isSettingUp = false;
+      });
+  }
+
+  /** Publishes a record. Resolves when the broker has confirmed it. @throws HandoverError store-unavailable: it may be there or not */
+  publish(body: Buffer): Promise<void> {
+    return this.#publish(this.#requireDesk(), this.#queue, body);
+  }
+
+  async #publish(desk: Desk, queue: string, body: Buffer): Promise<void> {
+    this.#published += 1;
+    const messageId = String(this.#published);
+    try {
+      await desk.channel.basicPublish({ routingKey: queue, mandatory: true, durable: true, messageId }, body);
+    } catch (cause) {
+      throw unavailable(`RabbitMQ did not confirm: ${textOf(cause)}.`, cause);
+    }
+    // rabbitmq-client tells of a returned message by setImmediate, so after the confirm that the broker sends behind it.
+    await new Promise((resolve) => setImmediate(resolve));
+    if (desk.returned.delete(messageId)) throw unavailable(`The queue ${queue} is not there any more; somebody has deleted it.`);
+  }
+
+  async readOwner(desk = this.#requireDesk()): Promise<Owner | undefined> {
+    let last: Owner | undefined;
+    // A crash while it was written leaves two: the last one counts.
+    for (;;) {
+      const message = await desk.lock.basicGet({ queue: this.#ownerQueue, noAck: false });
+      if (!message) break;
+      last = JSON.parse(String(message.body)) as Owner;
+    }
+    await desk.lock.basicRecover({ requeue: true });
+    return last;
+  }
+
+  async writeOwner(owner: Owner): Promise<void> {
+    const desk = this.#requireDesk();
+    const { messageCount } = await desk.lock.queueDeclare({ queue: this.#ownerQueue, passive: true });
+    await this.#publish(desk, this.#ownerQueue, Buffer.from(JSON.stringify(owner), "utf8"));
+    for (let old = 0; old < messageCount; old++) await desk.lock.basicGet({ queue: this.#ownerQueue, noAck: true });
+  }
+
+  async #count(channel: Channel): Promise<number> {
+    return (await channel.queueDeclare({ queue: this.#queue, passive: true })).messageCount;
+  }
+
+  /** Reads the whole journal and leaves it as it is. */
+  async readAll(): Promise<Replay> {
+    const replay = new Replay();
+    const connection = this.#requireConnection();
+    const channels: Channel[] = [];
+    try {
+      // Until none is left: what a dead connection held may come back a moment later.
+      for (;;) {
+        const left = await this.#count(this.#requireDesk().lock);
+        if (left === 0) break;
+        const channel = await connection.acquire({ emitErrorsFromChannel: true });
+        channels.push(channel);
+        await this.#take(channel, Math.min(left, MAX_PREFETCH), async (messages) => {
+          for (const { body } of messages) replay.add(body);
+          return true;
+        });
+      }
+    } finally {
+      // Closing a channel puts back what it held.
+      for (const channel of channels) await channel.close();
+    }
+    return replay;
+  }
+
+  /**
+   * Goes once through what is in the journal now, from its oldest record on.
+   * @param clean  gets some records; what it returns is published before they are removed; `undefined` stops
+   * @returns how much was gone through, as a number of records
+   */
+  async lap(clean: (bodies: readonly unknown[]) => Promise<Buffer | "nothing" | undefined>): Promise<number> {
+    const channel = await this.#requireConnection().acquire({ emitErrorsFromChannel: true });
+    let passed = 0;
+    try {
+      const count = await this.#count(channel);
+      await this.#take(
+        channel,
+        count,
+        async (messages) => {
+          const left = await clean(messages.map(({ body }) => body));
+          if (left === undefined) return false;
+          if (left !== "nothing") await this.publish(left);
+          channel.basicAck({ deliveryTag: messages.at(-1)?.deliveryTag ?? 0, multiple: true });
+          passed += messages.length;
+          return true;
+        },
+        2 * LAP_BATCH,
+      );
+    } finally {
+      await channel.close();
+    }
+    return passed;
+  }
+
+  /** Consumes `count` records on a channel, some at a time, until `each` says false. Acknowledges nothing. */
+  async #take(channel: Channel, count: number, each: (messages: readonly AsyncMessage[]) => Promise<boolean>, prefetch = count): Promise<void> {
+    if (count === 0) return;
+    const waiting: AsyncMessage[] = [];
+    let wake = () => {};
+    let isClosed = false;
+    const close = () => {
+      isClosed = true;
+      wake();
+    };
+    channel.on("error", (cause: unknown) => this.#noteError(cause));
+    channel.on("close", close);
+    channel.on("basic.cancel", close);
+    await channel.basicQos({ prefetchCount: Math.min(prefetch, MAX_PREFETCH) });
+    await channel.basicConsume({ queue: this.#queue }, (message) => {
+      waiting.push(message);
+      wake();
+    });
+    for (let left = count; left > 0; ) {
+      if (waiting.length === 0) {
+        await new Promise<void>((resolve) => {
+          const timer = setTimeout(resolve, SILENCE_MS);
+          wake = () => {
+            clearTimeout(timer);
+            resolve();
+          };
+        });
+        // Let what came with the same read of the socket gather.
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      if (isClosed || waiting.length === 0) throw unavailable("The journal could not be read to its end.");
+      const messages = waiting.splice(0, Math.min(left, LAP_BATCH));
+      left -= messages.length;
+      if (!(await each(messages))) return;
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    clearTimeout(this.#retryTimer);
+    const desk = this.#desk;
+    this.#desk = undefined;
+    const isBlocked = this.#blocked !== undefined;
+    if (desk && !isBlocked) for (const each of [desk.channel, desk.lock]) await each.close();
+    // A connection that is blocked or away would never say goodbye.
+    if (desk && !isBlocked) await this.#connection?.close();
+    else this.#connection?.unsafeDestroy();
+  }
+
+  #noteError(cause: unknown): void {
+    this.#lastError = textOf(cause);
+    if (this.#isOpen && !this.#isClosed) this.#options.log(`RabbitMQ: ${this.#lastError}`);
+  }
+
+  #requireConnection(): Connection {
+    if (!this.#connection) throw unavailable("The journal is not open.");
+    return this.#connection;
+  }
+
+  #requireDesk(): Desk {
+    if (!this.#desk) throw unavailable(this.whyDown);
+    return this.#desk;
+  }
+}
+
+class NoAnswer extends Error {}
+
+/** Ends waiting for a broker that does not answer. */
+async function within<T>(ms: number, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new NoAnswer("a queue does not answer; has it a leader? (rabbitmqctl list_queues name leader)")), ms);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+export function unavailable(message: string, cause?: unknown): HandoverError {
+  return new HandoverError("store-unavailable", message, { cause });
+}
+
+function codeOf(thrown: unknown): string | undefined {
+  return thrown instanceof Error && "code" in thrown ? String(thrown.code) : undefined;
+}
+
+function textOf(thrown: unknown): string {
+  return thrown instanceof Error ? thrown.message || String(codeOf(thrown) ?? thrown.name) : String(thrown);
+}

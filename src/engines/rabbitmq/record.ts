@@ -1,0 +1,109 @@
+/**
+ * What stands in the journal: one AMQP message is one record, and a record carries whatever was waiting when it was published.
+ * @module
+ */
+import type { Addressed } from "../../engine.ts";
+
+/** One call of `append`, all or none. `n` rises with every call of a journal, whoever owns it. */
+export interface JournalCall {
+  readonly n: number;
+  readonly items: readonly Addressed[];
+}
+
+/** A message that needs no keeping any more for one user, or for nobody: settled, taken back or never stored there. */
+export type Gone = readonly [id: string, user?: string];
+
+export interface JournalRecord {
+  /** All calls up to this number had their outcome when the record was written; what is not known of them was not stored. */
+  readonly done: number;
+  readonly calls: readonly JournalCall[];
+  readonly gone: readonly Gone[];
+  /** Calls that were not stored, though they stand in the journal. */
+  readonly void: readonly number[];
+}
+
+export function writeRecord(record: JournalRecord): Buffer {
+  return Buffer.from(JSON.stringify({ v: 1, ...record }), "utf8");
+}
+
+/** @returns undefined for what this version did not write */
+export function readRecord(body: unknown): JournalRecord | undefined {
+  if (!Buffer.isBuffer(body)) return undefined;
+  try {
+    const record = JSON.parse(body.toString("utf8")) as JournalRecord & { readonly v: number };
+    return record.v === 1 && Array.isArray(record.calls) && Array.isArray(record.gone) && Array.isArray(record.void) ? record : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** How much a record holds: deliveries, and words about them. What the cleaner weighs against what is unsettled. */
+export function weightOf(record: JournalRecord): number {
+  let weight = record.gone.length + record.void.length;
+  for (const { items } of record.calls) for (const { recipients } of items) weight += recipients.length;
+  return weight;
+}
+
+/** Who owns a journal, and whose index belongs to it. */
+export interface Owner {
+  /** The index's epoch. */
+  readonly index: string;
+  /** A name that each opening makes anew. */
+  readonly instance: string;
+  /** Whether everything of the journal is in the index. */
+  readonly isClean: boolean;
+  /** The last number given, and the journal's weight; as of a clean end. */
+  readonly n: number;
+  readonly weight: number;
+}
+
+/** What a whole journal says, put together; the order of its records does not matter. */
+export class Replay {
+  done = 0;
+  lastN = 0;
+  weight = 0;
+  unreadable = 0;
+  readonly #calls = new Map<number, Map<string, Addressed>>();
+  readonly #gone = new Set<string>();
+  readonly #void = new Set<number>();
+
+  add(body: unknown): void {
+    const record = readRecord(body);
+    if (!record) {
+      this.unreadable += 1;
+      return;
+    }
+    this.weight += weightOf(record);
+    this.done = Math.max(this.done, record.done);
+    for (const n of record.void) this.#void.add(n);
+    for (const [id, user] of record.gone) this.#gone.add(goneName(id, user));
+    for (const { n, items } of record.calls) {
+      this.lastN = Math.max(this.lastN, n);
+      const known = this.#calls.get(n) ?? new Map<string, Addressed>();
+      this.#calls.set(n, known);
+      // A crash in the midst of cleaning leaves a call twice: whole, and what was left of it.
+      for (const item of items) {
+        const first = known.get(item.id);
+        if (!first || first.recipients.length < item.recipients.length) known.set(item.id, item);
+      }
+    }
+  }
+
+  /** Calls that nothing speaks against, in the order of their acceptance, with the recipients that still wait. */
+  *calls(): Iterable<JournalCall> {
+    for (const n of [...this.#calls.keys()].sort((one, other) => one - other)) {
+      if (this.#void.has(n)) continue;
+      const items: Addressed[] = [];
+      for (const item of this.#calls.get(n)?.values() ?? []) {
+        if (this.#gone.has(goneName(item.id))) continue;
+        const recipients = item.recipients.filter(({ user }) => !this.#gone.has(goneName(item.id, user)));
+        if (recipients.length > 0) items.push({ ...item, recipients });
+      }
+      if (items.length > 0) yield { n, items };
+    }
+  }
+}
+
+function goneName(id: string, user?: string): string {
+  return user === undefined ? id : `${id} ${user}`;
+}

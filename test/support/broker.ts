@@ -1,0 +1,115 @@
+/**
+ * A RabbitMQ of a test's own, on free ports, that may be killed and filled. The one that runs on the machine is everybody's.
+ * @module
+ */
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { type AddressInfo, connect, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { until } from "../../src/testing/engine-bench.ts";
+import type { Need } from "./needs.ts";
+
+const BIN = "/usr/lib/rabbitmq/bin";
+const START_MS = 60_000;
+
+export const OWN_RABBITMQ: Need = {
+  isThere: existsSync(join(BIN, "rabbitmq-server")),
+  reason: "there is no RabbitMQ to start",
+  how: "apt-get install rabbitmq-server",
+};
+
+export class Broker {
+  readonly url: string;
+  readonly #dir: string;
+  readonly #env: NodeJS.ProcessEnv;
+  readonly #port: number;
+  #process: ChildProcess | undefined;
+
+  constructor(dir: string, port: number, distPort: number) {
+    this.#dir = dir;
+    this.#port = port;
+    this.url = `amqp://guest:guest@127.0.0.1:${port}`;
+    this.#env = {
+      PATH: process.env.PATH,
+      HOME: dir,
+      RABBITMQ_NODENAME: `handover-${port}@localhost`,
+      RABBITMQ_NODE_IP_ADDRESS: "127.0.0.1",
+      RABBITMQ_NODE_PORT: String(port),
+      RABBITMQ_DIST_PORT: String(distPort),
+      RABBITMQ_MNESIA_BASE: join(dir, "mnesia"),
+      RABBITMQ_LOG_BASE: join(dir, "log"),
+      RABBITMQ_ENABLED_PLUGINS_FILE: join(dir, "plugins"),
+      RABBITMQ_CONFIG_FILE: join(dir, "rabbitmq"),
+      RABBITMQ_PID_FILE: join(dir, "pid"),
+    };
+  }
+
+  static async start(): Promise<Broker> {
+    const dir = mkdtempSync(join(tmpdir(), "handover-rabbitmq-"));
+    mkdirSync(join(dir, "log"));
+    writeFileSync(join(dir, "plugins"), "[].");
+    writeFileSync(join(dir, "rabbitmq.conf"), "loopback_users = none\n");
+    const broker = new Broker(dir, await freePort(), await freePort());
+    await broker.start();
+    return broker;
+  }
+
+  /** Starts it again with the same data. */
+  async start(): Promise<void> {
+    this.#process = spawn(join(BIN, "rabbitmq-server"), [], { env: this.#env, stdio: "ignore" });
+    const process = this.#process;
+    const deadline = performance.now() + START_MS;
+    while (!(await isListening(this.#port))) {
+      if (process.exitCode !== null || performance.now() > deadline) throw new Error(`RabbitMQ did not start; its log is in ${this.#dir}`);
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+
+  /** As a crash would: nothing of it runs again. */
+  async kill(): Promise<void> {
+    const pid = Number(readFileSync(join(this.#dir, "pid"), "utf8"));
+    const started = this.#process;
+    const gone = started && started.exitCode === null && started.signalCode === null ? once(started, "exit") : undefined;
+    process.kill(pid, "SIGKILL");
+    await gone;
+    await until(
+      async () => !(await isListening(this.#port)),
+      () => "the broker to be gone",
+    );
+  }
+
+  control(...args: readonly string[]): string {
+    const { status, stdout, stderr } = spawnSync(join(BIN, "rabbitmqctl"), ["-n", String(this.#env.RABBITMQ_NODENAME), ...args], {
+      env: this.#env,
+      encoding: "utf8",
+    });
+    if (status !== 0) throw new Error(`rabbitmqctl ${args.join(" ")}: ${stderr}`);
+    return stdout;
+  }
+
+  async remove(): Promise<void> {
+    if (await isListening(this.#port)) await this.kill();
+    rmSync(this.#dir, { recursive: true, force: true });
+  }
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+function isListening(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, "127.0.0.1", () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.on("error", () => resolve(false));
+  });
+}
