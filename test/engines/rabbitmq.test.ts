@@ -1,18 +1,10 @@
-import { randomBytes } from "node:crypto";
-import { Connection } from "rabbitmq-client";
 import { test } from "vitest";
 import { type RabbitmqEngine, rabbitmqEngine } from "../../src/engines/rabbitmq.ts";
 import { type SqliteEngine, sqliteEngine } from "../../src/engines/sqlite.ts";
 import { engineSuite } from "../../src/testing/engine-suite.ts";
+import { randomName, removeJournal } from "../support/broker.ts";
 import { AMQP_URL, describeWith, RABBITMQ } from "../support/needs.ts";
 import { makeFolder } from "./folder.ts";
-
-/** Removes a journal's queues from the broker. */
-async function removeJournal(journal: string): Promise<void> {
-  const connection = new Connection(AMQP_URL);
-  for (const queue of ["journal", "owner"]) await connection.queueDelete({ queue: `handover.${journal}.${queue}` });
-  await connection.close();
-}
 
 describeWith(RABBITMQ, "the RabbitMQ engine", () => {
   engineSuite({
@@ -22,7 +14,7 @@ describeWith(RABBITMQ, "the RabbitMQ engine", () => {
     test,
     make: async (limits) => {
       const { dir, remove } = makeFolder();
-      const journal = `test-${randomBytes(6).toString("hex")}`;
+      const journal = randomName();
       let aheadMs = 0;
       const now = () => Date.now() + aheadMs;
       let index: SqliteEngine;

@@ -54,6 +54,16 @@ export const RABBITMQ: Need = {
   how: "apt-get install rabbitmq-server and start it, or set AMQP_URL",
 };
 
+/** Several needs as one; what is said is of those that are missing. */
+export function both(...needs: readonly Need[]): Need {
+  const missing = needs.filter(({ isThere }) => !isThere);
+  return {
+    isThere: missing.length === 0,
+    reason: missing.map(({ reason }) => reason).join("; "),
+    how: missing.map(({ how }) => how).join("; "),
+  };
+}
+
 /** `describe`, for a suite that needs something. */
 export function describeWith(need: Need, suite: string, body: () => void): void {
   if (need.isThere) {

@@ -38,6 +38,7 @@ export type Op =
   | readonly ["settle", user: string, session: string, readonly Change[]]
   | readonly ["find", id: string]
   | readonly ["evict", id: string]
+  | readonly ["unsettled", afterMessage: string, afterMailbox: number]
   | readonly ["totals"]
   | readonly ["sweep"];
 
@@ -62,6 +63,23 @@ export interface FindResult {
   readonly recipients: readonly (readonly [string, string | null, number | null])[];
 }
 
+/** One delivery that waits; `place` orders messages by acceptance. */
+export type UnsettledRow = readonly [
+  place: number,
+  id: string,
+  source: string,
+  event: string,
+  expiresAtMs: number,
+  topic: string | null,
+  user: string,
+  session: string | null,
+];
+/** One step of a walk through all deliveries; `after`: where the next one begins, null at the end. */
+export interface UnsettledResult {
+  readonly rows: readonly UnsettledRow[];
+  readonly after: readonly [message: string, mailbox: number] | null;
+}
+
 export interface ResultOf {
   append: readonly AppendResult[];
   attach: number;
@@ -70,6 +88,7 @@ export interface ResultOf {
   settle: readonly EndedRow[];
   find: FindResult | null;
   evict: number;
+  unsettled: UnsettledResult;
   totals: Totals;
   /** Whether there is more to sweep at once. */
   sweep: boolean;

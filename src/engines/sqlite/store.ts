@@ -23,6 +23,8 @@ import {
   REPLACED,
   type ReadResult,
   type Result,
+  type UnsettledResult,
+  type UnsettledRow,
   type WorkerOptions,
 } from "./call.ts";
 import { mergeGaps } from "./gap.ts";
@@ -36,6 +38,8 @@ const KEEP_MS = DAY_MS;
 const KEEP_DEAD_MS = 7 * DAY_MS;
 /** What may be forgotten is forgotten in strokes of this, not each row on its own. */
 const STROKE_MS = 10_000;
+/** Most bytes of events, about, that one step of a walk hands over. */
+const STEP_BYTES = 8 * 1024 * 1024;
 /** How much had happened when a savepoint was set. */
 interface Mark {
   readonly happenings: number;
@@ -132,6 +136,8 @@ export class Store {
         return this.#find(op[1]);
       case "evict":
         return this.#evict(op[1]);
+      case "unsettled":
+        return this.#unsettled(op[1], op[2]);
       case "totals":
         return this.#ledger.totals();
       case "sweep":
@@ -325,6 +331,26 @@ export class Store {
       if (!hasExpired) evicted += 1;
     }
     return evicted;
+  }
+
+  /** One step of a walk through all deliveries: those that wait. Damaged ones end here, as they would when read. */
+  #unsettled(message: string, mailbox: number): UnsettledResult {
+    const rows: UnsettledRow[] = [];
+    const damaged: string[] = [];
+    let last: readonly [string, number] | null = null;
+    let looked = 0;
+    let bytes = 0;
+    for (const row of this.#run.walk.iterate(message, mailbox)) {
+      if (bytes > STEP_BYTES) break;
+      looked += 1;
+      last = [row.message, row.mailbox];
+      if (row.ending !== null) continue;
+      bytes += row.bytes;
+      if (row.event === null || row.text === null || crc32(row.text) !== row.checksum) damaged.push(row.message);
+      else rows.push([row.event, row.message, row.source, row.text, row.expires_ms, row.topic, row.user, row.session]);
+    }
+    for (const id of new Set(damaged)) for (const row of this.#run.ofMessage.all(id)) this.#endDamaged(row);
+    return { rows, after: looked === STEP_ROWS || bytes > STEP_BYTES ? last : null };
   }
 
   /** One step of what time does: expiry, return of nacked mail, purge. @returns whether there is more at once */
