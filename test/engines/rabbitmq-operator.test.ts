@@ -9,7 +9,7 @@ import { Broker, OWN_RABBITMQ, randomName } from "../support/broker.ts";
 import { describeWith } from "../support/needs.ts";
 import { makeFolder } from "./folder.ts";
 import { makeMessage } from "./message.ts";
-import { asOperator, attach, depth, isUnavailable, Load, newJournal, numbers, type OpenOptions, openEngine, send, waiting } from "./rabbitmq-rig.ts";
+import { asOperator, attach, depth, isUnavailable, Load, numbers, type OpenOptions, openEngine, send, waiting } from "./rabbitmq-rig.ts";
 
 describeWith(OWN_RABBITMQ, "the RabbitMQ engine and its operator", () => {
   let broker: Broker;

@@ -50,7 +50,7 @@ export const RABBITMQ: Need = {
       `const { hostname, port } = new URL(${JSON.stringify(AMQP_URL)});
       require("net").connect(port || 5672, hostname, () => process.exit(0)).on("error", () => process.exit(1)).setTimeout(2000, () => process.exit(1))`,
     ]).status === 0,
-  reason: "there is no RabbitMQ",
+  reason: `there is no RabbitMQ at ${new URL(AMQP_URL).host}`,
   how: "apt-get install rabbitmq-server and start it, or set AMQP_URL",
 };
 
