@@ -112,7 +112,7 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and its operator", () => {
     const engine = await open(dir, journal);
     for (const id of ["s1", "s2"]) await send(engine, id);
     const desk = await attach(engine);
-    broker.pause();
+    await broker.pause();
     try {
       await expect(desk.settle({ kind: "acked", seqs: [1] })).rejects.toMatchObject({ ...isUnavailable, message: /did not confirm/ });
       expect(desk.losses).toMatchObject([isUnavailable]);

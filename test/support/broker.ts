@@ -6,7 +6,7 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -70,9 +70,15 @@ export class Broker {
     }
   }
 
-  /** Stops it from doing anything, though its connections stay; until {@link resume}. */
-  pause(): void {
-    process.kill(this.#pid, "SIGSTOP");
+  /** Stops it from doing anything, though its connections stay; until {@link resume}. Resolves when its last thread has stopped. */
+  async pause(): Promise<void> {
+    const pid = this.#pid;
+    process.kill(pid, "SIGSTOP");
+    const isStopped = (thread: string) => /\) [Tt] /.test(readFileSync(`/proc/${pid}/task/${thread}/stat`, "utf8"));
+    await until(
+      () => readdirSync(`/proc/${pid}/task`).every(isStopped),
+      () => "the broker to stand still",
+    );
   }
 
   resume(): void {
