@@ -258,10 +258,9 @@ class Rabbitmq implements RabbitmqEngine {
         // Written by a version that knew more: not ours to throw away.
         if (!record || record.calls.some(({ n }) => n > upto)) return undefined;
         weight += weightOf(record);
-        for (const call of record.calls) {
-          const items = await this.#waiting(call.items);
-          if (items.length > 0) calls.push({ n: call.n, items });
-        }
+        // All at once: a record may hold thousands of calls, and the broker does not let it be held for ever.
+        const waiting = await Promise.all(record.calls.map(async ({ n, items }) => ({ n, items: await this.#waiting(items) })));
+        calls.push(...waiting.filter(({ items }) => items.length > 0));
       }
       const left = { done: this.#outbox.done, accepted: this.#outbox.accepted, calls, gone: [], void: [] };
       lighter = weight - weightOf(left);

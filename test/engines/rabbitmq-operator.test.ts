@@ -15,8 +15,6 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and its operator", () => {
   let broker: Broker;
   beforeAll(async () => {
     broker = await Broker.start();
-    // The broker looks each minute whether a channel holds something for too long; here each half second, and one second is too long.
-    broker.control("eval", "[application:set_env(rabbit, K, V) || {K, V} <- [{consumer_timeout, 1000}, {channel_tick_interval, 500}]].");
   }, 90_000);
   afterAll(() => broker.remove());
   const open = (dir: string, journal: string, options: OpenOptions = {}) => openEngine(broker.url, dir, journal, options);
@@ -33,6 +31,10 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and its operator", () => {
     remove();
     return mail;
   };
+
+  /** After how long the broker closes a channel that holds something, and how often it looks; for channels that are opened from now on. */
+  const setConsumerTimeout = (ms: number, lookEveryMs: number) =>
+    broker.control("eval", `[application:set_env(rabbit, K, V) || {K, V} <- [{consumer_timeout, ${ms}}, {channel_tick_interval, ${lookEveryMs}}]].`);
 
   test("[Q12] a channel that the broker closes while the journal is cleaned: nothing is lost, mail is taken all the time, cleaning is done later", async () => {
     const { dir, remove } = makeFolder();
@@ -54,9 +56,11 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and its operator", () => {
     await desk.settle({ kind: "acked-upto", upto: 290, except: [] });
     const load = new Load(engine, "l");
     isSlow = true;
+    setConsumerTimeout(1_000, 500);
     const before = await depth(broker.url, journal);
     await expect(engine.clean()).rejects.toMatchObject({ ...isUnavailable, message: /closed the channel/ });
     isSlow = false;
+    setConsumerTimeout(1_800_000, 60_000);
     expect(engine.lines.join("\n")).toMatch(/PRECONDITION_FAILED|acknowledgement/);
     expect(await depth(broker.url, journal)).toBeGreaterThanOrEqual(before);
     await load.stop();
