@@ -147,7 +147,7 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and faults", () => {
     const engine = await open(dir, randomName());
     await send(engine, "before");
     const desk = await attach(engine);
-    broker.control("set_vm_memory_high_watermark", "0.000001");
+    await broker.control("set_vm_memory_high_watermark", "0.000001");
     try {
       const begun = performance.now();
       // The broker says so at the first publish; that one may have to wait for its deadline.
@@ -156,7 +156,7 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and faults", () => {
       await expect(desk.settle({ kind: "acked", seqs: [1] })).rejects.toMatchObject(isUnavailable);
       expect(performance.now() - begun).toBeLessThan(5_000);
     } finally {
-      broker.control("set_vm_memory_high_watermark", "0.4");
+      await broker.control("set_vm_memory_high_watermark", "0.4");
     }
     await recovered(engine);
     expect(await desk.settle({ kind: "acked", seqs: [1] })).toHaveLength(1);

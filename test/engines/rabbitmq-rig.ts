@@ -18,6 +18,7 @@ const BOB = "bob" as UserId;
 export interface OpenOptions {
   readonly mailboxMaxMessages?: number;
   readonly openWithinMs?: number;
+  readonly answerWithinMs?: number;
   /** Only where the broker is killed: its queues must not be new then. */
   readonly newQueueRestMs?: number;
   readonly refill?: boolean;
@@ -28,11 +29,11 @@ export type OpenEngine = RabbitmqEngine & { readonly failures: HandoverError[]; 
 
 /** Opens an engine with its index in `dir`; short deadlines. */
 export async function openEngine(url: string, dir: string, journal: string, options: OpenOptions = {}): Promise<OpenEngine> {
-  const { openWithinMs = 15_000, newQueueRestMs = 0, refill = false, around = (index) => index, ...limits } = options;
+  const { openWithinMs = 15_000, answerWithinMs = 2_000, newQueueRestMs = 0, refill = false, around = (index) => index, ...limits } = options;
   const [failures, lines]: [HandoverError[], string[]] = [[], []];
   const log = (line: string) => lines.push(line);
   const index = around(sqliteEngine({ dir, ...limits, log: () => {} }));
-  const engine = rabbitmqEngine({ url, journal, index, openWithinMs, newQueueRestMs, refill, answerWithinMs: 2_000, log });
+  const engine = rabbitmqEngine({ url, journal, index, openWithinMs, newQueueRestMs, refill, answerWithinMs, log });
   await engine.open((cause) => failures.push(cause));
   return Object.assign(engine, { failures, lines });
 }
@@ -91,10 +92,11 @@ export async function depth(url: string, journal: string): Promise<number> {
   return (await asOperator(url, (connection) => connection.queueDeclare({ queue, passive: true }))).messageCount;
 }
 
-/** Sends until it is told to stop; knows what was accepted, and how often it was refused. */
+/** Sends until it is told to stop; knows what was accepted and what was refused. */
 export class Load {
   readonly accepted: string[] = [];
-  refused = 0;
+  /** Why it was refused, each time. */
+  readonly refusals: string[] = [];
   #isOver = false;
   readonly #senders: Promise<void>[];
 
@@ -105,8 +107,9 @@ export class Load {
         try {
           if ((await send(engine, id)) === "stored") this.accepted.push(id);
         } catch (thrown) {
-          if ((thrown as HandoverError).code !== "store-unavailable") throw thrown;
-          this.refused += 1;
+          const { code, message } = thrown as HandoverError;
+          if (code !== "store-unavailable") throw thrown;
+          this.refusals.push(message);
           await new Promise((resolve) => setTimeout(resolve, 20));
         }
       }
@@ -124,7 +127,7 @@ export class Load {
 
   async refuses(): Promise<void> {
     await until(
-      () => this.refused > 8,
+      () => this.refusals.length > 8,
       () => "refusals",
     );
   }

@@ -102,13 +102,25 @@ export class Broker {
     );
   }
 
-  control(...args: readonly string[]): string {
-    const { status, stdout, stderr } = spawnSync(join(BIN, "rabbitmqctl"), ["-n", String(this.#env.RABBITMQ_NODENAME), ...args], {
-      env: this.#env,
-      encoding: "utf8",
+  /** Runs rabbitmqctl, while this process goes on. */
+  async control(...args: readonly string[]): Promise<void> {
+    const child = spawn(join(BIN, "rabbitmqctl"), this.#controlArgs(args), { env: this.#env, stdio: ["ignore", "ignore", "pipe"] });
+    let errors = "";
+    child.stderr.on("data", (chunk: Buffer) => {
+      errors += chunk.toString();
     });
+    const [status] = await once(child, "close");
+    if (status !== 0) throw new Error(`rabbitmqctl ${args.join(" ")}: ${errors}`);
+  }
+
+  /** Runs rabbitmqctl while this process stands still: it has noticed nothing of it yet when this returns. */
+  controlUnnoticed(...args: readonly string[]): void {
+    const { status, stderr } = spawnSync(join(BIN, "rabbitmqctl"), this.#controlArgs(args), { env: this.#env, encoding: "utf8" });
     if (status !== 0) throw new Error(`rabbitmqctl ${args.join(" ")}: ${stderr}`);
-    return stdout;
+  }
+
+  #controlArgs(args: readonly string[]): string[] {
+    return ["-n", String(this.#env.RABBITMQ_NODENAME), ...args];
   }
 
   async remove(): Promise<void> {
