@@ -11,7 +11,7 @@ import { type Authenticator, requireService } from "./auth.ts";
 import { asHandoverError, HandoverError } from "./errors.ts";
 import type { Hub } from "./hub.ts";
 import { unquotedKey } from "./message.ts";
-import { type Identity, type MessageId, PROTOCOL, parse, parseJson, type ReceiverId, SCHEMAS, type UserId } from "./protocol.ts";
+import { type Identity, type MessageId, PROTOCOL, parse, parseJson, type ReceiverId, SCHEMAS, type SessionId, type UserId } from "./protocol.ts";
 import { holdPoll } from "./transports/poll.ts";
 import type { WebSocketTransport } from "./transports/websocket.ts";
 
@@ -48,6 +48,8 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
     loggerInstance: options.log,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: PROTOCOL.maxFrameBytes,
+    // The longest name of the protocol.
+    routerOptions: { maxParamLength: 128 },
     // Connections that idle between requests are closed at once when the server stops; drain has let go of the others by then.
     forceCloseConnections: "idle",
     return503OnClosing: false,
@@ -120,7 +122,7 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
   await app.register((v1, _options, done) => {
     v1.decorateRequest("identity");
     v1.addHook("onRequest", async (request) => {
-      request.identity = await identify(options.authenticator, request);
+      request.identity = await identify(options.hub, request);
     });
     messageRoutes(v1, options);
     receivingRoutes(v1, options);
@@ -193,7 +195,7 @@ function receivingRoutes(app: FastifyInstance, { hub }: HttpOptions): void {
   });
 }
 
-function sessionRoutes(app: FastifyInstance, { authenticator, sessionTtlMs }: HttpOptions): void {
+function sessionRoutes(app: FastifyInstance, { hub, authenticator, sessionTtlMs }: HttpOptions): void {
   app.post("/v1/sessions", async (request, reply) => {
     requireService(request.identity);
     const { user, ttl, scope } = parse(SCHEMAS.session, request.body, "The session");
@@ -201,15 +203,23 @@ function sessionRoutes(app: FastifyInstance, { authenticator, sessionTtlMs }: Ht
       throw new HandoverError("invalid", `A session's token lives at most ${MAX_SESSION_SECONDS} seconds; ask for less.`);
     }
     const session = await authenticator.createSession(user as UserId, ttl ?? Math.ceil(sessionTtlMs / 1000), scope);
+    // Known before the backend hears of it: it may address mail to it at once.
+    await hub.sessions.admit({ user: user as UserId, session: session.session, expiresAtMs: Date.parse(session.expires) });
     return sendJson(reply.code(201), session);
+  });
+
+  app.delete("/v1/sessions/:id", async (request, reply) => {
+    requireService(request.identity);
+    await hub.endSession(parse(SCHEMAS.sessionPath, request.params, "The address").id as SessionId);
+    return reply.code(204).send();
   });
 }
 
-/** Who is asking. @throws HandoverError token-invalid | token-expired */
-function identify(authenticator: Authenticator, request: FastifyRequest): Promise<Identity> {
+/** Who is asking. @throws HandoverError token-invalid | token-expired | store-unavailable */
+function identify(hub: Hub, request: FastifyRequest): Promise<Identity> {
   const header = request.headers.authorization;
   const [, credential] = /^Bearer +(\S+) *$/i.exec(header ?? "") ?? [];
-  return authenticator.authenticate(credential);
+  return hub.authenticate(credential);
 }
 
 /** Headers of RFC 8030 and of the Idempotency-Key draft stand for fields of the body; both and different is refused. */
