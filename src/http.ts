@@ -13,7 +13,7 @@ import { asHandoverError, HandoverError } from "./errors.ts";
 import type { Hub } from "./hub.ts";
 import { unquotedKey } from "./message.ts";
 import { isAllowedOrigin } from "./origin.ts";
-import { type Identity, type MessageId, PROTOCOL, parse, parseJson, type ReceiverId, SCHEMAS, type UserId } from "./protocol.ts";
+import { type Identity, type MessageId, PROTOCOL, parse, parseJson, type ReceiverId, SCHEMAS, type SessionId, type UserId } from "./protocol.ts";
 import { holdPoll } from "./transports/poll.ts";
 import type { WebSocketTransport } from "./transports/websocket.ts";
 
@@ -50,6 +50,8 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
     loggerInstance: options.log,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: PROTOCOL.maxFrameBytes,
+    // The longest name of the protocol.
+    routerOptions: { maxParamLength: 128 },
     // Connections that idle between requests are closed at once when the server stops; drain has let go of the others by then.
     forceCloseConnections: "idle",
     return503OnClosing: false,
@@ -199,7 +201,7 @@ function receivingRoutes(app: FastifyInstance, { hub }: HttpOptions): void {
   });
 }
 
-function sessionRoutes(app: FastifyInstance, { authenticator, sessionTtlMs }: HttpOptions): void {
+function sessionRoutes(app: FastifyInstance, { hub, authenticator, sessionTtlMs }: HttpOptions): void {
   app.post("/v1/sessions", async (request, reply) => {
     requireService(request.identity);
     const { user, ttl, scope } = parse(SCHEMAS.session, request.body, "The session");
@@ -207,11 +209,19 @@ function sessionRoutes(app: FastifyInstance, { authenticator, sessionTtlMs }: Ht
       throw new HandoverError("invalid", `A session's token lives at most ${MAX_SESSION_SECONDS} seconds; ask for less.`);
     }
     const session = await authenticator.createSession(user as UserId, ttl ?? Math.ceil(sessionTtlMs / 1000), scope);
+    // Known before the backend hears of it: it may address mail to it at once.
+    await hub.sessions.admit({ user: user as UserId, session: session.session, expiresAtMs: Date.parse(session.expires) });
     return sendJson(reply.code(201), session);
+  });
+
+  app.delete("/v1/sessions/:id", async (request, reply) => {
+    requireService(request.identity);
+    await hub.endSession(parse(SCHEMAS.sessionPath, request.params, "The address").id as SessionId);
+    return reply.code(204).send();
   });
 }
 
-/** Who is asking: by `Authorization`, or without one by the cookie. @throws HandoverError bad-request | token-invalid | token-expired | timeout */
+/** Who is asking: by `Authorization`, or without one by the cookie. @throws HandoverError bad-request | token-invalid | token-expired | timeout | store-unavailable */
 async function identify({ hub, origins }: HttpOptions, { headers }: FastifyRequest): Promise<Identity> {
   if (headers.authorization !== undefined) return hub.authenticate(bearerToken(headers.authorization));
   const identity = await hub.authenticate(cookieToken(origins, headers));
