@@ -171,7 +171,8 @@ export interface Attachment {
    * Settles on behalf of a receiver of `session`: one commit, durable when it resolves. What is addressed to another session is
    * passed over.
    * @returns what newly ended, in order; nacks are not endings unless the message is `dead` by them
-   * @throws HandoverError store-unavailable (nothing was changed)
+   * @throws HandoverError store-unavailable: nothing was changed, or it is not known to be safe everywhere yet; in that case the attachment
+   *   is `lost`, what was settled is delivered no more, and a repeat after attaching again is answered when it is safe
    */
   settle(changes: readonly Settlement[], session: SessionId): Promise<readonly Ended[]>;
   detach(): Promise<void>;
@@ -192,7 +193,9 @@ export interface Engine {
    * Stores messages: one commit, all or none. Resolves once they survive what `supports.durable` says. Calls made while a commit
    * is under way share the next one, without sharing a fate.
    * @returns one outcome per item, in order; unless every item is stored or repeated, nothing of the call is stored
-   * @throws HandoverError store-full | store-unavailable (nothing was stored)
+   * @throws HandoverError store-full (nothing was stored) | store-unavailable: it counts as not stored, and is delivered to nobody while this
+   *   engine lives; when the commit's outcome is not known (a disk that hangs, a broker that does not confirm) and the process ends before the
+   *   engine has struck it out, the next start may find it stored. An idempotency key makes sending it again safe
    */
   append(batch: readonly Addressed[]): Promise<readonly Appended[]>;
   /** Opens the live tail of a mailbox; a mailbox nobody has written to is empty. At most one attachment per user and engine object. */

@@ -149,8 +149,9 @@ function engineOf(config: Config, log: Logger): Engine {
   if (!config.engine.startsWith("amqp")) return sqliteEngine({ ...caps, dir: resolve(config.data), log: say });
   // A folder of its own: the index belongs to the journal.
   const index = sqliteEngine({ ...caps, dir: join(resolve(config.data), "rabbitmq"), log: say });
-  const journal = new URL(config.engine).searchParams.get("journal");
-  return rabbitmqEngine({ url: config.engine, index, log: say, ...(journal === null ? {} : { journal }) });
+  const { searchParams } = new URL(config.engine);
+  const [journal, refill] = [searchParams.get("journal"), searchParams.get("refill")];
+  return rabbitmqEngine({ url: config.engine, index, log: say, refill: refill === "1", ...(journal === null ? {} : { journal }) });
 }
 
 export interface Secrets {

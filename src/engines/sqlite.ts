@@ -24,8 +24,8 @@ import type {
 } from "../engine.ts";
 import { HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
-import type { FromWorker, Happening, Op, Result, ResultOf, ToWorker, WorkerOptions } from "./sqlite/call.ts";
-import { checkText, checkWhole, toAppended, toChange, toEnded, toEntry, toGaps, toItem, toSessionEnd, toState } from "./sqlite/value.ts";
+import type { FromWorker, Happening, Op, Result, ResultOf, ToWorker, UnsettledRow, WorkerOptions } from "./sqlite/call.ts";
+import { checkText, checkWhole, toAddressed, toAppended, toChange, toEnded, toEntry, toGaps, toItem, toSessionEnd, toState } from "./sqlite/value.ts";
 
 export interface SqliteOptions {
   /** The data folder; made on first use, mode 0700. */
@@ -50,6 +50,11 @@ export interface SqliteOptions {
 export interface SqliteEngine extends Engine {
   /** Does now what time has made due: expiry, return of nacked mail, purge. It happens by itself; for tests with a clock of their own. */
   sweep(): Promise<void>;
+  /**
+   * All that is unsettled, in the order of its acceptance, each message with the recipients for whom it waits. What the store does not keep is
+   * not told: idempotency keys, and when a message was accepted (now, instead).
+   */
+  unsettled(): Promise<readonly Addressed[]>;
   /** Commits, each with its sync, since it was opened. */
   readonly commits: number;
 }
@@ -255,6 +260,17 @@ class Sqlite implements SqliteEngine {
 
   async totals(): Promise<Totals> {
     return this.#call(["totals"], 1);
+  }
+
+  async unsettled(): Promise<readonly Addressed[]> {
+    const rows: UnsettledRow[] = [];
+    let after: ResultOf["unsettled"]["after"] = ["", 0];
+    while (after) {
+      const step: ResultOf["unsettled"] = await this.#call<ResultOf["unsettled"]>(["unsettled", after[0], after[1]], 1_000);
+      rows.push(...step.rows);
+      after = step.after;
+    }
+    return toAddressed(rows, this.#now());
   }
 
   async sweep(): Promise<void> {

@@ -41,6 +41,7 @@ export type Op =
   | readonly ["admit", session: string, user: string, untilMs: number]
   | readonly ["users", session: string, limit: number]
   | readonly ["end", session: string]
+  | readonly ["unsettled", afterMessage: string, afterMailbox: number]
   | readonly ["totals"]
   | readonly ["sweep"];
 
@@ -70,6 +71,23 @@ export interface EndResult {
   readonly evicted: readonly (readonly [id: string, user: string])[];
 }
 
+/** One delivery that waits; `place` orders messages by acceptance. */
+export type UnsettledRow = readonly [
+  place: number,
+  id: string,
+  source: string,
+  event: string,
+  expiresAtMs: number,
+  topic: string | null,
+  user: string,
+  session: string | null,
+];
+/** One step of a walk through all deliveries; `after`: where the next one begins, null at the end. */
+export interface UnsettledResult {
+  readonly rows: readonly UnsettledRow[];
+  readonly after: readonly [message: string, mailbox: number] | null;
+}
+
 export interface ResultOf {
   append: readonly AppendResult[];
   attach: number;
@@ -81,6 +99,7 @@ export interface ResultOf {
   admit: boolean;
   users: readonly string[];
   end: EndResult;
+  unsettled: UnsettledResult;
   totals: Totals;
   /** Whether there is more to sweep at once. */
   sweep: boolean;

@@ -50,6 +50,10 @@ export const SQL = {
   gaps: `SELECT seq, ending, session FROM deliveries
     WHERE mailbox = ${INT} AND seq > ${INT} AND ending IS NOT NULL AND ending <> 'acked' ORDER BY seq LIMIT ${STEP_ROWS}`,
   states: `SELECT d.source, m.user, d.ending, d.ended_ms FROM deliveries d JOIN mailboxes m ON m.id = d.mailbox WHERE d.message = ${TEXT} ORDER BY d.mailbox`,
+  /** A walk through all deliveries, by their primary key. */
+  walk: `SELECT d.message, d.mailbox, d.ending, d.event, d.source, d.session, d.topic, d.bytes, d.expires_ms, m.user, e.checksum, e.event AS text
+    FROM deliveries d JOIN mailboxes m ON m.id = d.mailbox LEFT JOIN events e ON e.id = d.event AND d.ending IS NULL
+    WHERE (d.message, d.mailbox) > (${TEXT}, ${INT}) ORDER BY d.message, d.mailbox LIMIT ${STEP_ROWS}`,
 
   key: "SELECT hash, accepted, due_ms FROM idempotency WHERE source = ? AND key = ?",
   addKey: "INSERT OR REPLACE INTO idempotency (source, key, hash, accepted, due_ms) VALUES (?, ?, ?, ?, ?)",
@@ -114,6 +118,21 @@ export interface GapRow {
   readonly session: string | null;
 }
 
+export interface WalkRow {
+  readonly message: string;
+  readonly mailbox: number;
+  readonly ending: string | null;
+  readonly event: number | null;
+  readonly source: string;
+  readonly session: string | null;
+  readonly topic: string | null;
+  readonly bytes: number;
+  readonly expires_ms: number;
+  readonly user: string;
+  readonly checksum: number | null;
+  readonly text: string | null;
+}
+
 type Rows = {
   [name in keyof typeof SQL]: unknown;
 } & {
@@ -138,6 +157,7 @@ type Rows = {
   endedSession: { until_ms: number };
   nextSessionDue: { due_ms: number };
   nextEndedDue: { due_ms: number };
+  walk: WalkRow;
   key: { hash: string; accepted: string; due_ms: number };
   totals: { name: string; n: number };
 };

@@ -25,6 +25,8 @@ import {
   type ReadResult,
   type Result,
   SESSION_ENDED,
+  type UnsettledResult,
+  type UnsettledRow,
   type WorkerOptions,
 } from "./call.ts";
 import { mergeGaps } from "./gap.ts";
@@ -47,6 +49,8 @@ const FORGET = [
   ["dropSessions", "nextSessionDue"],
   ["dropEnded", "nextEndedDue"],
 ] as const;
+/** Most bytes of events, about, that one step of a walk hands over. */
+const STEP_BYTES = 8 * 1024 * 1024;
 /** How much had happened when a savepoint was set. */
 interface Mark {
   readonly happenings: number;
@@ -151,6 +155,8 @@ export class Store {
         return this.#sessions.usersOf(op[1], this.#nowMs, op[2]);
       case "end":
         return this.#endSession(op[1]);
+      case "unsettled":
+        return this.#unsettled(op[1], op[2]);
       case "totals":
         return this.#ledger.totals();
       case "sweep":
@@ -366,6 +372,26 @@ export class Store {
     this.wrote = true;
     const evicted = this.#evictRows(this.#run.ofSession.all(session));
     return { users, evicted: evicted.map((row) => [row.message, this.#ledger.mailbox(row.mailbox).user]) };
+  }
+
+  /** One step of a walk through all deliveries: those that wait. Damaged ones end here, as they would when read. */
+  #unsettled(message: string, mailbox: number): UnsettledResult {
+    const rows: UnsettledRow[] = [];
+    const damaged: string[] = [];
+    let last: readonly [string, number] | null = null;
+    let looked = 0;
+    let bytes = 0;
+    for (const row of this.#run.walk.iterate(message, mailbox)) {
+      if (bytes > STEP_BYTES) break;
+      looked += 1;
+      last = [row.message, row.mailbox];
+      if (row.ending !== null) continue;
+      bytes += row.bytes;
+      if (row.event === null || row.text === null || crc32(row.text) !== row.checksum) damaged.push(row.message);
+      else rows.push([row.event, row.message, row.source, row.text, row.expires_ms, row.topic, row.user, row.session]);
+    }
+    for (const id of new Set(damaged)) for (const row of this.#run.ofMessage.all(id)) this.#endDamaged(row);
+    return { rows, after: looked === STEP_ROWS || bytes > STEP_BYTES ? last : null };
   }
 
   /** One step of what time does: expiry, return of nacked mail, purge. @returns whether there is more at once */

@@ -2,7 +2,7 @@
  * Translates between the engine's interface and what its two threads say to each other.
  * @module
  */
-import type { Accepted, Addressed, Appended, Ended, Entry, Gap, MessageState, SessionEnd, Settlement } from "../../engine.ts";
+import type { Accepted, Addressed, Appended, Ended, Entry, Gap, MessageState, Recipient, SessionEnd, Settlement } from "../../engine.ts";
 import { HandoverError } from "../../errors.ts";
 import type { MessageId, SessionId, UserId } from "../../protocol.ts";
 import {
@@ -17,6 +17,7 @@ import {
   type FindResult,
   FULL,
   SESSION_ENDED,
+  type UnsettledRow,
 } from "./call.ts";
 
 export function toItem(message: Addressed): AppendItem {
@@ -72,6 +73,33 @@ export function toChange(change: Settlement): Change {
 export function toEntry(row: EntryRow): Entry {
   const [seq, id, deliveryCount, event, session] = row;
   return { seq, id: id as MessageId, deliveryCount, event, ...(session === null ? {} : { session: session as SessionId }) };
+}
+
+/** Rows of deliveries as messages, in the order of acceptance. */
+export function toAddressed(rows: readonly UnsettledRow[], nowMs: number): Addressed[] {
+  const messages = new Map<number, Addressed & { readonly recipients: Recipient[] }>();
+  for (const [place, id, source, event, expiresAtMs, topic, user, session] of rows) {
+    const recipient: Recipient = { user: user as UserId, ...(session === null ? {} : { session: session as SessionId }) };
+    const known = messages.get(place);
+    if (known) {
+      known.recipients.push(recipient);
+      continue;
+    }
+    // What has just expired is not yet swept; it must not look as if it had had no time to live at all.
+    const acceptedAtMs = Math.min(nowMs, expiresAtMs - 1);
+    const ttlSeconds = Math.ceil((expiresAtMs - acceptedAtMs) / 1_000);
+    messages.set(place, {
+      id: id as MessageId,
+      source,
+      event,
+      acceptedAtMs,
+      expiresAtMs,
+      ttlSeconds,
+      recipients: [recipient],
+      ...(topic === null ? {} : { topic }),
+    });
+  }
+  return [...messages].sort(([one], [other]) => one - other).map(([, message]) => message);
 }
 
 /** Only plain values may reach the worker: one that cannot be copied or bound would spoil a whole batch. */
