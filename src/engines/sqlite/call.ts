@@ -38,13 +38,16 @@ export type Op =
   | readonly ["settle", user: string, session: string, readonly Change[]]
   | readonly ["find", id: string]
   | readonly ["evict", id: string]
+  | readonly ["admit", session: string, user: string, untilMs: number]
+  | readonly ["users", session: string, limit: number]
+  | readonly ["end", session: string]
   | readonly ["unsettled", afterMessage: string, afterMailbox: number]
   | readonly ["totals"]
   | readonly ["sweep"];
 
 /** Per item: the numbers given, in the order of the recipients, 0 for a full mailbox; or the first answer as JSON; or why not. */
-export type AppendResult = readonly number[] | string | typeof CONFLICT | typeof FULL | typeof NOT_STORED;
-export const [CONFLICT, FULL, NOT_STORED] = [-1, -2, -3] as const;
+export type AppendResult = readonly number[] | string | typeof CONFLICT | typeof FULL | typeof NOT_STORED | typeof SESSION_ENDED;
+export const [CONFLICT, FULL, NOT_STORED, SESSION_ENDED] = [-1, -2, -3, -4] as const;
 
 /** `ending`: its place in ENDINGS. */
 export type EndedRow = readonly [seq: number, id: string, ending: number];
@@ -61,6 +64,11 @@ export interface FindResult {
   readonly source: string;
   /** Per recipient: user, ending or null, when it ended. */
   readonly recipients: readonly (readonly [string, string | null, number | null])[];
+}
+
+export interface EndResult {
+  readonly users: readonly string[];
+  readonly evicted: readonly (readonly [id: string, user: string])[];
 }
 
 /** One delivery that waits; `place` orders messages by acceptance. */
@@ -88,6 +96,9 @@ export interface ResultOf {
   settle: readonly EndedRow[];
   find: FindResult | null;
   evict: number;
+  admit: boolean;
+  users: readonly string[];
+  end: EndResult;
   unsettled: UnsettledResult;
   totals: Totals;
   /** Whether there is more to sweep at once. */
