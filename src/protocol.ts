@@ -125,6 +125,16 @@ export const SCHEMAS = {
     closed,
   ),
   ack: Type.Object({ receiver: name("the receiver's own id"), epoch, cursor: Type.Optional(seq), ...acknowledgement }, closed),
+  /** The query of `GET /v1/events`; the texts of cursor and window are read as numbers before. */
+  events: Type.Object(
+    {
+      receiver: Type.Optional(name("the receiver's own id; none: the server makes one")),
+      epoch: Type.Optional(epoch),
+      cursor: Type.Optional(seq),
+      window: Type.Optional(window),
+    },
+    closed,
+  ),
   session: Type.Object(
     {
       user: name("whose session it is"),

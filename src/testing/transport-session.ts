@@ -9,9 +9,9 @@ import { call, FrameSocket, field, openSocket } from "./wire.ts";
 /** How soon after the answer everything of an ended session is closed. */
 const SOON_MS = 1_000;
 
-/** How a link ends whose session ended: WebSocket's close code, or the 401 of a poll. */
+/** How a link ends whose session ended: WebSocket's close code, the `problem` of a stream, or the 401 of a poll. */
 function endOf(scene: Scene): number {
-  return scene.wire.kind === "websocket" ? 4410 : 4000 + 401;
+  return scene.wire.kind === "poll" ? 4000 + 401 : 4410;
 }
 
 async function endSession(scene: Scene, session: string): Promise<void> {
