@@ -6,7 +6,7 @@
  * @module
  */
 import type { HandoverError } from "./errors.ts";
-import type { Epoch, MessageId, Seq, SessionId, UserId } from "./protocol.ts";
+import type { Epoch, MessageId, ReceiverId, Seq, SessionId, UserId } from "./protocol.ts";
 
 /** How a message ends, once per recipient (PROTOCOL.md, promise 2). */
 export type Ending = "acked" | "expired" | "replaced" | "evicted" | "dead";
@@ -116,7 +116,17 @@ export type Settlement =
   /** To the dead letters. */
   | { readonly kind: "rejected"; readonly seq: Seq; readonly reason: string }
   /** Again under a new number at the end, after `retryAfterMs`; `dead` when it was delivered `maxAttempts` times. */
-  | { readonly kind: "nacked"; readonly seq: Seq; readonly retryAfterMs: number };
+  | { readonly kind: "nacked"; readonly seq: Seq; readonly retryAfterMs: number }
+  /** Seen by this receiver of the session and left unsettled on purpose: remembered until it ends or gets another number. No ending. */
+  | { readonly kind: "held"; readonly receiver: ReceiverId; readonly seqs: readonly Seq[] }
+  /** What this receiver holds above a number it holds no longer. No ending. */
+  | { readonly kind: "released"; readonly receiver: ReceiverId; readonly above: Seq };
+
+/**
+ * What a mailbox remembers of holds at most: receivers, and numbers of all of them together. Beyond that, the receiver that held something
+ * longest ago is forgotten.
+ */
+export const HOLD_BOUNDS = { receivers: 1_000, holds: 50_000 } as const;
 
 /** What one read of a mailbox found, in the order of the numbers. */
 export interface Page {
@@ -170,11 +180,13 @@ export interface Attachment {
   /**
    * Settles on behalf of a receiver of `session`: one commit, durable when it resolves. What is addressed to another session is
    * passed over.
-   * @returns what newly ended, in order; nacks are not endings unless the message is `dead` by them
+   * @returns what newly ended, in order; holds and releases are not endings, and nacks are not unless the message is `dead` by them
    * @throws HandoverError store-unavailable: nothing was changed, or it is not known to be safe everywhere yet; in that case the attachment
    *   is `lost`, what was settled is delivered no more, and a repeat after attaching again is answered when it is safe
    */
   settle(changes: readonly Settlement[], session: SessionId): Promise<readonly Ended[]>;
+  /** What a receiver of this session holds, ascending. */
+  held(receiver: ReceiverId, session: SessionId): Promise<readonly Seq[]>;
   detach(): Promise<void>;
 }
 

@@ -189,7 +189,6 @@ export class Hub implements Gateway {
     link.send({ op: "ready", receiver: id, epoch, head: mailbox.head });
     const replaced = new HandoverError("replaced", "A newer connection of the same receiver took over.");
     await receiver.open(link, resumed ? resume.cursor : undefined, resume.window, replaced);
-    if (watch.hasEnded) receiver.close(link, this.#now());
     return {
       receiver: id,
       epoch,

@@ -85,7 +85,7 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
   }
 
   addReceiver(id: ReceiverId, session: SessionId): Receiver {
-    const receiver = new Receiver(id, session, this);
+    const receiver = new Receiver(id, session, this, Date.now());
     this.#receivers.set(`${session} ${id}`, receiver);
     return receiver;
   }
@@ -124,6 +124,7 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
    * @throws HandoverError store-unavailable
    */
   async acknowledge(receiver: Receiver, forms: AckForms, cursor: Seq | undefined): Promise<number> {
+    await receiver.recall();
     const changes = receiver.settlements(forms, cursor);
     const endings = changes.length === 0 ? [] : await this.#requireAttachment().settle(changes, receiver.session);
     receiver.acknowledged(changes);
@@ -138,6 +139,14 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
     const page = await this.#requireAttachment().read(request);
     this.#advance(page.upto);
     return page;
+  }
+
+  held(receiver: Receiver): Promise<readonly Seq[]> {
+    return this.#requireAttachment().held(receiver.id, receiver.session);
+  }
+
+  async releaseHeld(receiver: Receiver, above: Seq): Promise<void> {
+    await this.#requireAttachment().settle([{ kind: "released", receiver: receiver.id, above }], receiver.session);
   }
 
   async detach(): Promise<void> {

@@ -163,8 +163,11 @@ class Rabbitmq implements RabbitmqEngine {
       epoch: inner.epoch,
       head: inner.head,
       read: (request) => inner.read(request),
+      held: (receiver, session) => inner.held(receiver, session),
       settle: async (changes, session) => {
         if (isOver) throw unavailable("This mailbox was let go when RabbitMQ did not answer; open it again.");
+        // What ends nothing is no affair of the journal's.
+        if (changes.every(({ kind }) => kind === "held" || kind === "released")) return inner.settle(changes, session);
         try {
           return await this.#settle(user, inner, changes, session);
         } catch (thrown) {

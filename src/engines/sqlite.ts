@@ -199,6 +199,7 @@ class Sqlite implements SqliteEngine {
       head,
       read: (request) => this.#read(user, request),
       settle: (changes, session) => this.#settle(user, changes, session),
+      held: (receiver, session) => this.#call(["held", user, checkText(session, "session"), checkText(receiver, "receiver")], 1),
       detach: () => this.#detach(tail),
     };
   }
@@ -226,7 +227,7 @@ class Sqlite implements SqliteEngine {
 
   async #settle(user: UserId, changes: readonly Settlement[], session: SessionId): Promise<readonly Ended[]> {
     const op = ["settle", user, checkText(session, "session"), changes.map(toChange)] as const;
-    const weight = changes.reduce((sum, change) => sum + (change.kind === "acked" ? change.seqs.length : 10), 1);
+    const weight = changes.reduce((sum, change) => sum + ("seqs" in change ? change.seqs.length : 10), 1);
     return (await this.#call<ResultOf["settle"]>(op, weight)).map(toEnded);
   }
 

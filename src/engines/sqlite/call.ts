@@ -28,7 +28,9 @@ export type Change =
   | readonly ["acked", readonly number[]]
   | readonly ["acked-upto", number, readonly number[]]
   | readonly ["rejected", number, string]
-  | readonly ["nacked", number, number];
+  | readonly ["nacked", number, number]
+  | readonly ["held", receiver: string, readonly number[]]
+  | readonly ["released", receiver: string, above: number];
 
 export type Op =
   | readonly ["append", readonly AppendItem[]]
@@ -36,6 +38,7 @@ export type Op =
   | readonly ["detach", user: string]
   | readonly ["read", user: string, session: string, after: number, limit: number, maxBytes: number]
   | readonly ["settle", user: string, session: string, readonly Change[]]
+  | readonly ["held", user: string, session: string, receiver: string]
   | readonly ["find", id: string]
   | readonly ["evict", id: string]
   | readonly ["admit", session: string, user: string, untilMs: number]
@@ -94,6 +97,7 @@ export interface ResultOf {
   detach: null;
   read: ReadResult;
   settle: readonly EndedRow[];
+  held: readonly number[];
   find: FindResult | null;
   evict: number;
   admit: boolean;

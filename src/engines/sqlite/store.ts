@@ -30,6 +30,7 @@ import {
   type WorkerOptions,
 } from "./call.ts";
 import { mergeGaps } from "./gap.ts";
+import { HoldBook } from "./hold.ts";
 import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
 import type { Db } from "./schema.ts";
 import { SessionBook } from "./session.ts";
@@ -73,6 +74,7 @@ export class Store {
   readonly #inTransaction: () => boolean;
   readonly #ledger: Ledger;
   readonly #sessions: SessionBook;
+  readonly #holds: HoldBook;
   readonly #attached = new Set<string>();
   #marks: Mark[] = [];
   #nowMs = 0;
@@ -83,6 +85,7 @@ export class Store {
     this.#run = prepareAll(db);
     this.#ledger = new Ledger(this.#run);
     this.#sessions = new SessionBook(this.#run);
+    this.#holds = new HoldBook(this.#run, this.#ledger);
     const control = (sql: string) => {
       const statement = db.prepare(sql);
       return () => {
@@ -145,6 +148,10 @@ export class Store {
         return this.#read(op[1], op[2], op[3], op[4], op[5]);
       case "settle":
         return this.#settle(op[1], op[2], op[3]);
+      case "held": {
+        const box = this.#ledger.mailboxOf(op[1]);
+        return box ? this.#holds.heldBy(box, op[2], op[3]) : [];
+      }
       case "find":
         return this.#find(op[1]);
       case "evict":
@@ -331,6 +338,14 @@ export class Store {
           else this.#comeAgain(row, row.attempts + 1);
           break;
         }
+        case "held": {
+          const seqs = change[2].filter((seq) => open(this.#run.atSeq.get(box.id, seq)));
+          if (this.#holds.hold(box, session, change[1], seqs, this.#nowMs)) this.wrote = true;
+          break;
+        }
+        case "released":
+          if (this.#holds.releaseAbove(box, session, change[1], change[2])) this.wrote = true;
+          break;
       }
     }
     return settled;
@@ -370,6 +385,7 @@ export class Store {
     const { users, dueMs } = this.#sessions.end(session, this.#nowMs, this.#stroke(this.#nowMs + REMEMBER_ENDED_MS));
     this.#noteDue(dueMs);
     this.wrote = true;
+    this.#holds.endSession(session);
     const evicted = this.#evictRows(this.#run.ofSession.all(session));
     return { users, evicted: evicted.map((row) => [row.message, this.#ledger.mailbox(row.mailbox).user]) };
   }
@@ -412,6 +428,7 @@ export class Store {
   #end(row: DeliveryRow, ending: number, reason: string | null): number {
     const box = this.#touch(this.#ledger.mailbox(row.mailbox));
     if (row.seq === null) box.head += 1;
+    else this.#holds.drop(box, row.seq);
     const seq = row.seq ?? box.head;
     box.count -= 1;
     box.bytes -= row.bytes;
@@ -437,6 +454,7 @@ export class Store {
 
   #delay(row: DeliveryRow, untilMs: number): void {
     const dueMs = Math.min(untilMs, row.expires_ms);
+    if (row.seq !== null) this.#holds.drop(this.#ledger.mailbox(row.mailbox), row.seq);
     this.#run.moveDelivery.run(null, row.attempts + 1, dueMs, row.message, row.mailbox);
     this.#noteDue(dueMs);
     this.wrote = true;
@@ -450,6 +468,7 @@ export class Store {
       this.#endDamaged(row);
       return;
     }
+    if (row.seq !== null) this.#holds.drop(box, row.seq);
     box.head += 1;
     this.#run.moveDelivery.run(box.head, deliveryCount, row.expires_ms, row.message, row.mailbox);
     this.#noteDue(row.expires_ms);

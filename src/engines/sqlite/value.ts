@@ -67,6 +67,10 @@ export function toChange(change: Settlement): Change {
       return ["rejected", checkWhole(change.seq, "seq"), checkText(change.reason, "reason")];
     case "nacked":
       return ["nacked", checkWhole(change.seq, "seq"), checkWhole(Math.ceil(change.retryAfterMs), "retryAfterMs")];
+    case "held":
+      return ["held", checkText(change.receiver, "receiver"), change.seqs.map((seq) => checkWhole(seq, "seq"))];
+    case "released":
+      return ["released", checkText(change.receiver, "receiver"), checkWhole(change.above, "above")];
   }
 }
 
