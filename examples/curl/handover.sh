@@ -67,7 +67,7 @@ poll() { # each poll acknowledges what was processed before it
     fi
     begin "$(jq -r .epoch <<<"$answer")"
     jq -r '.gaps[] | "handover: \(.from) to \(.to) ended before they came: \(.reason)"' <<<"$answer" >&2
-    jq -r '.settled[] | "handover: \(.) was settled by another receiver"' <<<"$answer" >&2
+    jq -r '.settled[] | "handover: \(.) was settled elsewhere"' <<<"$answer" >&2
     while IFS=$'\t' read -r seq name event <&3; do take "$seq" "$name" "$event"; done 3< <(jq -r ".deliveries[] | $ROWS" <<<"$answer")
     CURSOR=$(jq .cursor <<<"$answer")
   done
@@ -110,7 +110,7 @@ event() { # KIND DATA: status 0 goes on with the stream
       IFS=$'\t' read -r seq name event < <(jq -r "$ROWS" <<<"$2")
       take "$seq" "$name" "$event" ;;
     gap) CURSOR=$(jq .to <<<"$2"); jq -r '"handover: \(.from) to \(.to) ended before they came: \(.reason)"' <<<"$2" >&2 ;;
-    settled) jq -r '.seqs[] | "handover: \(.) was settled by another receiver"' <<<"$2" >&2 ;;
+    settled) jq -r '.seqs[] | "handover: \(.) was settled elsewhere"' <<<"$2" >&2 ;;
     drain) sleep "$(jq "$RANDOM / 32768 * .delay" <<<"$2")"; return 2 ;; # everybody comes back, but not all at once
     problem) problem "$2" ;;
   esac

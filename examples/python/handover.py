@@ -139,7 +139,7 @@ class Client:
 
         over: `poll` (long polling) or `events` (server-sent events). batch: most messages in hand.
         on_gap: told of `{"from", "to", "reason"}`, messages that ended before they could be received.
-        on_settled: told of numbers that another receiver of this user has settled. on_trouble: told of what the callback
+        on_settled: told of numbers that ended, but not by this receiver: another was first, or the sender took it back. on_trouble: told of what the callback
         raised or what the connection lacks, and in how many seconds it tries again.
         Raises Problem when the server refuses for good: what has to change is in its text.
         """
@@ -412,7 +412,7 @@ def run(arguments: argparse.Namespace) -> None:
             (lambda event: run_command(arguments.process, event)) if arguments.process else print_event,
             arguments.over,
             on_gap=lambda gap: say(f"{gap['from']} to {gap['to']} ended before they came: {gap['reason']}"),
-            on_settled=lambda seqs: say(f"settled by another receiver: {seqs}"),
+            on_settled=lambda seqs: say(f"settled elsewhere: {seqs}"),
             on_trouble=lambda trouble, delay: say(f"{trouble}; again in {delay:.1f} s"),
         )
 
