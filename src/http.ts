@@ -19,7 +19,7 @@ import type { WebSocketTransport } from "./transports/websocket.ts";
 const MAX_HEADERS = 100;
 /** Headers that mean something here, and would mean two things when they came twice. */
 const SINGLE_HEADERS = new Set("host content-type content-length authorization origin idempotency-key ttl topic urgency last-event-id".split(" "));
-/** A stream whose peer takes nothing of what waits for it for this long is cut: it sleeps, or it is not there any more. */
+/** A stream whose peer takes nothing of what waits for it for this long, or at most twice, is cut: it sleeps, or is not there any more. */
 const STALLED_MS = 45_000;
 const MAX_SESSION_SECONDS = 31_536_000;
 

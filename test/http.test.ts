@@ -551,6 +551,7 @@ describe("HTTP itself", () => {
       ["PUT", "/v1/messages"],
       ["PATCH", "/v1/messages/x"],
       ["GET", "/v1/poll"],
+      ["POST", "/v1/events"],
       ["POST", "/v1/messages/"],
       ["GET", "/../etc/passwd"],
       ["GET", "/demo/session"],
