@@ -144,12 +144,12 @@ class Client:
         Raises Problem when the server refuses for good: what has to change is in its text.
         """
         listen = {"poll": self._poll, "events": self._stream}[over]
-        attempt, renewed = 0, False
+        attempt = 0
         while not self._stopped.is_set():
             delay = 0.0
             try:
                 for kind, value in listen(batch):
-                    attempt, renewed = 0, False  # it gets through
+                    attempt = 0  # it gets through
                     if kind == "delivery":
                         self._handle(value, callback, retry_after, on_trouble)
                     elif kind == "gap":
@@ -165,8 +165,6 @@ class Client:
                     break
                 if isinstance(trouble, EarlyEnd) and attempt > 0 or code_of(trouble) == "replaced":
                     self._receiver = f"{self._name}-{uuid.uuid4().hex[:6]}"  # somebody else has this name
-                elif code_of(trouble) in ("token-expired", "token-invalid") and self._ask_token and not renewed:
-                    self._token, renewed = None, True
                 elif not may_pass(trouble):
                     raise
                 delay = backoff(attempt, trouble)
@@ -243,6 +241,9 @@ class Client:
                     yield "drain", data["delay"]
                     return
                 elif name == "problem":
+                    if data.get("code") == "token-expired" and self._ask_token:
+                        self._token = None
+                        raise ConnectionError("the token has expired, a new one is asked for")
                     raise Problem(data.get("status", 500), text.encode())
         raise ConnectionError("the stream ended")
 

@@ -77,6 +77,12 @@ export const WAYS = CLIENTS.flatMap((client) => (["poll", "events"] as const).ma
 export const tokenOf = (user: string, seconds = 600) =>
   signToken(TOKEN_SECRET, { sub: user, sid: `session-of-${user}`, aud: "handover", exp: Math.floor(Date.now() / 1000) + seconds });
 
+const atWork = new Set<Running>();
+// None is left behind when the test run itself is ended.
+process.once("exit", () => {
+  for (const each of atWork) each.signalGroup();
+});
+
 /** A client at work. */
 export class Running {
   readonly #process: ChildProcess;
@@ -100,9 +106,8 @@ export class Running {
       // A group of its own, so that what it has started ends with it.
       detached: true,
     });
-    const end = () => this.#signalGroup();
-    process.once("exit", end);
-    this.#process.once("exit", () => process.off("exit", end));
+    atWork.add(this);
+    this.#process.once("exit", () => atWork.delete(this));
     this.#process.stdout?.on("data", (chunk: Buffer) => {
       this.#out += chunk.toString();
     });
@@ -149,11 +154,12 @@ export class Running {
   async kill(): Promise<void> {
     if (!this.isRunning) return;
     const gone = once(this.#process, "exit");
-    this.#signalGroup();
+    this.signalGroup();
     await gone;
   }
 
-  #signalGroup(): void {
+  /** Ends its whole group at once. */
+  signalGroup(): void {
     try {
       if (this.#process.pid) process.kill(-this.#process.pid, "SIGKILL");
     } catch {

@@ -41,7 +41,10 @@ const newUser = () => `user-${++users}`;
 
 /** Sends past the client that is tested. @returns the id */
 async function send(to: string, data: unknown = null): Promise<string> {
-  const { status, body } = await call(`${server.url}/v1/messages`, { token: SERVICE_CREDENTIAL, body: { to: { user: to }, type: "form.data", data } });
+  const { status, body } = await call(`${server.url}/v1/messages`, {
+    token: SERVICE_CREDENTIAL,
+    body: { to: { user: to }, type: "form.data", data },
+  });
   expect(status).toBe(201);
   return (body as { id: string }).id;
 }
@@ -51,7 +54,7 @@ async function stateOf(id: string): Promise<string | undefined> {
   return (body as { recipients: { state: string }[] }).recipients[0]?.state;
 }
 
-const DATA = { text: 'quotes " \' \\ and \t tabs\nand lines', emoji: "ü 😀", number: 0.1, nothing: null, list: [1, [], {}] };
+const DATA = { text: "quotes \" ' \\ and \t tabs\nand lines", emoji: "ü 😀", number: 0.1, nothing: null, list: [1, [], {}] };
 
 describeWith(FOREIGN, "foreign clients", () => {
   test.concurrent.for(CLIENTS)("[F1] $name: a session, sending with key, TTL and topic, the state, taking back", async (client, { expect }) => {
@@ -89,17 +92,20 @@ describeWith(FOREIGN, "foreign clients", () => {
     }
   });
 
-  test.concurrent.for(WAYS)("[F3] $way: what one sends the other receives, as it was, in order; then it is acknowledged", async ({ client, over }, { expect }) => {
-    const user = newUser();
-    const listener = listen(client.listen(over), user);
-    const ids = [await send(user, DATA)];
-    for (const n of [1, 2]) ids.push(JSON.parse(await run(server.url, client.send(user, n), tokenOf("alice"))).id);
-    await expect.poll(() => listener.messages.length, SOON).toBe(3);
-    expect(listener.messages.map(({ id }) => id)).toEqual(ids);
-    expect(listener.messages[0]).toMatchObject({ source: "/services/desk", type: "form.data", data: DATA, deliverycount: 1 });
-    expect(listener.messages[1]).toMatchObject({ source: "/users/alice", data: 1 });
-    for (const id of ids) await expect.poll(() => stateOf(id), SOON).toBe("acked");
-  });
+  test.concurrent.for(WAYS)(
+    "[F3] $way: what one sends the other receives, as it was, in order; then it is acknowledged",
+    async ({ client, over }, { expect }) => {
+      const user = newUser();
+      const listener = listen(client.listen(over), user);
+      const ids = [await send(user, DATA)];
+      for (const n of [1, 2]) ids.push(JSON.parse(await run(server.url, client.send(user, n), tokenOf("alice"))).id);
+      await expect.poll(() => listener.messages.length, SOON).toBe(3);
+      expect(listener.messages.map(({ id }) => id)).toEqual(ids);
+      expect(listener.messages[0]).toMatchObject({ source: "/services/desk", type: "form.data", data: DATA, deliverycount: 1 });
+      expect(listener.messages[1]).toMatchObject({ source: "/users/alice", data: 1 });
+      for (const id of ids) await expect.poll(() => stateOf(id), SOON).toBe("acked");
+    },
+  );
 
   test.concurrent.for(WAYS)("[F4] $way: nothing is acknowledged before it is processed", async ({ client, over }, { expect }) => {
     const [user, done] = [newUser(), join(folder, `${client.name}-${over}-done`)];
@@ -113,18 +119,21 @@ describeWith(FOREIGN, "foreign clients", () => {
     await expect.poll(() => stateOf(id), SOON).toBe("acked");
   });
 
-  test.concurrent.for(WAYS)("[F5] $way: killed between receiving and acknowledging, it gets the message again", async ({ client, over }, { expect }) => {
-    const user = newUser();
-    const id = await send(user);
-    const first = listen(client.listen(over, "cat; sleep 60", "desk"), user);
-    await expect.poll(() => first.messages.length, SOON).toBe(1);
-    await first.kill();
-    expect(await stateOf(id)).toBe("waiting");
-    const second = listen(client.listen(over, undefined, "desk"), user);
-    // Handed out twice, and given back by nobody: the count stays.
-    await expect.poll(() => second.messages.map((message) => [message.id, message.deliverycount]), SOON).toEqual([[id, 1]]);
-    await expect.poll(() => stateOf(id), SOON).toBe("acked");
-  });
+  test.concurrent.for(WAYS)(
+    "[F5] $way: killed between receiving and acknowledging, it gets the message again",
+    async ({ client, over }, { expect }) => {
+      const user = newUser();
+      const id = await send(user);
+      const first = listen(client.listen(over, "cat; sleep 60", "desk"), user);
+      await expect.poll(() => first.messages.length, SOON).toBe(1);
+      await first.kill();
+      expect(await stateOf(id)).toBe("waiting");
+      const second = listen(client.listen(over, undefined, "desk"), user);
+      // Handed out twice, and given back by nobody: the count stays.
+      await expect.poll(() => second.messages.map((message) => [message.id, message.deliverycount]), SOON).toEqual([[id, 1]]);
+      await expect.poll(() => stateOf(id), SOON).toBe("acked");
+    },
+  );
 
   test.concurrent.for(WAYS)("[F6] $way: a token that expires while it waits ends it with a clear message", async ({ client, over }, { expect }) => {
     const user = newUser();
@@ -144,21 +153,24 @@ describeWith(FOREIGN, "foreign clients", () => {
     await expect.poll(() => stateOf(id), SOON).toBe("acked");
   });
 
-  test.concurrent.for(WAYS)("[F8] $way: of two receivers of one user the first acknowledgement settles, and the other is told", async ({ client, over }, { expect }) => {
-    const [user, go] = [newUser(), join(folder, `${client.name}-${over}-go`)];
-    const slow = listen(client.listen(over, `cat; while ! test -e ${go}; do sleep 0.05; done`), user);
-    const id = await send(user);
-    await expect.poll(() => slow.messages.length, SOON).toBe(1);
-    const quick = listen(client.listen(over), user);
-    await expect.poll(() => quick.messages.map((message) => message.id), SOON).toEqual([id]);
-    await expect.poll(() => stateOf(id), SOON).toBe("acked");
-    await writeFile(go, "");
-    await expect.poll(() => slow.err, SOON).toMatch(/settled elsewhere/);
-    expect(quick.err).toBe("");
-    // Both go on.
-    const next = await send(user);
-    for (const each of [slow, quick]) await expect.poll(() => each.messages.at(-1)?.id, SOON).toBe(next);
-  });
+  test.concurrent.for(WAYS)(
+    "[F8] $way: of two receivers of one user the first acknowledgement settles, and the other is told",
+    async ({ client, over }, { expect }) => {
+      const [user, go] = [newUser(), join(folder, `${client.name}-${over}-go`)];
+      const slow = listen(client.listen(over, `cat; while ! test -e ${go}; do sleep 0.05; done`), user);
+      const id = await send(user);
+      await expect.poll(() => slow.messages.length, SOON).toBe(1);
+      const quick = listen(client.listen(over), user);
+      await expect.poll(() => quick.messages.map((message) => message.id), SOON).toEqual([id]);
+      await expect.poll(() => stateOf(id), SOON).toBe("acked");
+      await writeFile(go, "");
+      await expect.poll(() => slow.err, SOON).toMatch(/settled elsewhere/);
+      expect(quick.err).toBe("");
+      // Both go on.
+      const next = await send(user);
+      for (const each of [slow, quick]) await expect.poll(() => each.messages.at(-1)?.id, SOON).toBe(next);
+    },
+  );
 
   test.concurrent.for(CLIENTS)("[F9] $name: every command of its README does what it says there", async (client, { expect }) => {
     const readme = await readFile(new URL(`../../examples/${client.name}/README.md`, import.meta.url), "utf8");

@@ -41,7 +41,9 @@ describeWith(FOREIGN, "foreign clients and a crash", () => {
       await send(HALF);
       const all = Array.from({ length: 2 * HALF }, (_, n) => n);
       for (const { way, running } of listeners) {
-        await expect.poll(() => running.messages.length, { timeout: 30_000, interval: 50, message: `${way}: ${running.err}` }).toBeGreaterThanOrEqual(2 * HALF);
+        await expect
+          .poll(() => running.messages.length, { timeout: 30_000, interval: 50, message: `${way}: ${running.err}` })
+          .toBeGreaterThanOrEqual(2 * HALF);
       }
       // All that can come has come once everything is acknowledged.
       for (const { way } of WAYS) {
