@@ -39,7 +39,7 @@ send() { # repeated under its key until it is known to be on disk, and stored on
 }
 
 # What a receiver keeps: where it is, what it has processed (by source and id), and what it has not yet told of that.
-EPOCH="" CURSOR=0 DONE="" FAILED="" COMMAND=(cat)
+EPOCH="" CURSOR=0 DONE="" FAILED="" COMMAND=()
 declare -A SEEN
 position() { # JSON-FILTER: receiver, epoch and cursor, and what the filter adds ($forms: the acknowledgement)
   jq -cn --arg receiver "$RECEIVER" --arg epoch "$EPOCH" --argjson cursor "$CURSOR" \
@@ -51,9 +51,10 @@ begin() { # EPOCH: under a new one the old numbers mean nothing, and everything 
   [[ $1 == "$EPOCH" ]] || EPOCH=$1 CURSOR=0 DONE="" FAILED=""
 }
 ROWS='"\(.seq)\t\(.event.source) \(.event.id)\t\(.event + {deliverycount: .deliveryCount} | tojson)"'
+process() { if ((${#COMMAND[@]})); then "${COMMAND[@]}" <<<"$1" 3<&-; else printf '%s\n' "$1"; fi; }
 take() { # SEQ NAME EVENT: a repeat of what was processed is acknowledged and not processed again
   CURSOR=$1
-  if [[ -n ${SEEN[$2]:-} ]] || "${COMMAND[@]}" <<<"$3" 3<&-; then SEEN[$2]=1 DONE+="$1,"; else FAILED+="{\"seq\": $1, \"retryAfter\": 1},"; fi
+  if [[ -n ${SEEN[$2]:-} ]] || process "$3"; then SEEN[$2]=1 DONE+="$1,"; else FAILED+="{\"seq\": $1, \"retryAfter\": 1},"; fi
 }
 
 poll() { # each poll acknowledges what was processed before it
@@ -121,6 +122,6 @@ case ${1:-}$# in
   send[45]) send "${@:2}" ;;
   state2) call GET "/v1/messages/$2" ;;
   take-back2) call DELETE "/v1/messages/$2" ;;
-  poll* | events*) COMMAND=("${@:2}"); ((${#COMMAND[@]})) || COMMAND=(cat); "$1" ;;
+  poll* | events*) COMMAND=("${@:2}"); "$1" ;;
   *) sed -n 's/^# \{0,1\}//; 2,8p' "$0" >&2; exit 2 ;;
 esac

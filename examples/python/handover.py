@@ -290,7 +290,10 @@ class Client:
         """One request and its answer: an object, or None for 204. Raises Problem, OSError or HTTPException."""
         with self._request(method, path, body, held_s + ANSWER_S, hold=held_s > 0) as response:
             text = response.read()
-        return json.loads(text) if response.status != 204 else None
+        try:
+            return json.loads(text) if response.status != 204 else None
+        except ValueError as fault:
+            raise ConnectionError("the answer is not Handover's") from fault
 
     @contextmanager
     def _request(self, method: str, path: str, body: Optional[Json], timeout_s: float, hold: bool) -> Iterator[http.client.HTTPResponse]:
@@ -360,7 +363,7 @@ def backoff(attempt: int, trouble: Exception) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=f"A Handover client. {main.__doc__}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description="A Handover client. The service key is HANDOVER_SERVICE_KEY, a user's token HANDOVER_TOKEN.")
     parser.add_argument("--url", default=os.environ.get("HANDOVER_URL", "http://127.0.0.1:8080"))
     parser.add_argument("--user", help="act as this user, with sessions made by HANDOVER_SERVICE_KEY (without: HANDOVER_TOKEN, or the service itself)")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -398,7 +401,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.command == "session":
         print(service.make_session(arguments.user_of_session, arguments.ttl)["token"])
     elif arguments.command == "send":
-        data = json.loads(arguments.data if arguments.data is not None else sys.stdin.read())
+        try:
+            data = json.loads(arguments.data if arguments.data is not None else sys.stdin.read())
+        except ValueError as fault:
+            sys.exit(f"handover: the data is not JSON: {fault}")
         more = {name: getattr(arguments, name) for name in ("ttl", "topic", "urgency", "subject", "correlationid", "replyto")}
         to = arguments.to[0] if len(arguments.to) == 1 else arguments.to
         print(json.dumps(client.send(to, arguments.type, data, key=arguments.key, **more)))
@@ -423,7 +429,10 @@ def say(text: str) -> None:
 
 
 def print_event(event: Json) -> None:
-    print(json.dumps(event), flush=True)
+    try:
+        print(json.dumps(event), flush=True)
+    except BrokenPipeError:  # giving mail back again and again would make it dead
+        sys.exit("handover: nobody reads what is printed; the message comes again")
 
 
 def run_command(command: List[str], event: Json) -> None:

@@ -137,7 +137,7 @@ describeWith(FOREIGN, "foreign clients", () => {
 
   test.concurrent.for(WAYS)("[F6] $way: a token that expires while it waits ends it with a clear message", async ({ client, over }, { expect }) => {
     const user = newUser();
-    const listener = listen(client.listen(over), user, 4);
+    const listener = listen(client.listen(over), user, 6);
     await send(user);
     await expect.poll(() => listener.messages.length, SOON).toBe(1);
     expect(await listener.ended()).toBe(1);
@@ -172,7 +172,7 @@ describeWith(FOREIGN, "foreign clients", () => {
     },
   );
 
-  test.concurrent.for(CLIENTS)("[F9] $name: every command of its README does what it says there", async (client, { expect }) => {
+  test.concurrent.for(CLIENTS)("[F9] $name: every command of its README does what it says there", { timeout: 60_000 }, async (client, { expect }) => {
     const readme = await readFile(new URL(`../../examples/${client.name}/README.md`, import.meta.url), "utf8");
     const blocks = [...readme.matchAll(/```sh\n(.*?)```/gs)].map(([, commands]) => commands);
     expect(blocks.length).toBeGreaterThan(1);
