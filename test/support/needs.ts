@@ -45,6 +45,13 @@ export const FOREIGN: Need = {
   how: "apt-get install bash curl jq python3",
 };
 
+/** It makes the certificate of pages over https. */
+export const OPENSSL: Need = {
+  isThere: spawnSync("openssl", ["version"]).status === 0,
+  reason: "there is no openssl",
+  how: "apt-get install openssl",
+};
+
 /** Who may mount can make a disk that is small enough to be filled. */
 export const MOUNT: Need = {
   isThere: process.platform === "linux" && process.getuid?.() === 0,
