@@ -32,6 +32,19 @@ export const COMPILER: Need = {
   how: "apt-get install gcc libc6-dev",
 };
 
+const runs = (command: string, ...args: string[]) => spawnSync(command, args).status === 0;
+
+/** What the examples in other languages are written for. */
+export const FOREIGN: Need = {
+  isThere:
+    runs("bash", "--version") &&
+    runs("curl", "--version") &&
+    runs("jq", "--version") &&
+    runs("python3", "-c", "import sys; sys.exit(sys.version_info < (3, 9))"),
+  reason: "there is no bash, curl, jq or Python 3.9",
+  how: "apt-get install bash curl jq python3",
+};
+
 /** It makes the certificate of pages over https. */
 export const OPENSSL: Need = {
   isThere: spawnSync("openssl", ["version"]).status === 0,
