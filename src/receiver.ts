@@ -50,7 +50,7 @@ export class Receiver {
   /** Handed, and left unsettled on purpose: outside the window. The engine remembers it too, and longer. */
   readonly #held = new Set<Seq>();
   #recalled: Promise<void> | undefined;
-  /** The link that comes is not handed anything before what it is handed again is released. */
+  /** Nothing is read for the link that comes before what it is handed again is released. */
   #isOpening = false;
   #untold: Seq[] = [];
   /** A receiver that never had anything is not told what it missed. */
@@ -170,7 +170,7 @@ export class Receiver {
 
   /** New entries at the end of the mailbox. @param before  the mailbox's head before them */
   offer(before: Seq, deliveries: readonly SharedDelivery[], head: Seq): void {
-    if (!this.#link || this.#isOpening || this.#reading || this.#isBlocked) return;
+    if (!this.#link || this.#reading || this.#isBlocked) return;
     if (this.#position < before) {
       // Behind: it reads these in their turn.
       void this.catchUp();

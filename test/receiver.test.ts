@@ -409,6 +409,8 @@ describe("holds", () => {
     // 5 is handed again, and before that it is held no longer.
     expect([mailbox.releases, mailbox.reads, link.told]).toEqual([[3], [], []]);
     append(mailbox, receiver, 6);
+    await settled();
+    expect([mailbox.reads, link.told]).toEqual([[], []]);
     mailbox.release();
     await opening;
     expect(link.told).toEqual([4, 5, 6]);
