@@ -134,7 +134,7 @@ export class Hub implements Gateway {
       const rules = { ...this.#rules, usersOfSession: (session: SessionId) => users.get(session) ?? [] };
       const prepared = parsed.map((each) => (each instanceof HandoverError ? each : orError(() => prepareMessage(identity, each, rules))));
       if (prepared.every(isPrepared)) {
-        this.#announce(prepared);
+        await this.#announce(prepared);
         const outcomes = await this.#engine.append(prepared);
         return outcomes.map(resultOf);
       }
@@ -263,10 +263,11 @@ export class Hub implements Gateway {
     return users;
   }
 
-  /** TTL 0 is for the receivers that are live at acceptance: their mailboxes are told which messages those are. */
-  #announce(messages: readonly Addressed[]): void {
-    for (const { id, ttlSeconds, recipients } of messages) {
-      if (ttlSeconds === 0) for (const { user } of recipients) this.#attached.get(user)?.announce(id);
+  /** TTL 0 is for the receivers that are live at acceptance: the mailboxes are told which messages those are, also where nobody is live. */
+  async #announce(messages: readonly Addressed[]): Promise<void> {
+    for (const { id, ttlSeconds, acceptedAtMs, expiresAtMs, recipients } of messages) {
+      if (ttlSeconds > 0 || expiresAtMs <= acceptedAtMs) continue;
+      for (const { user } of recipients) (this.#attached.get(user) ?? (await this.#mailbox(user))).announce(id);
     }
   }
 
@@ -304,7 +305,7 @@ export class Hub implements Gateway {
     const now = this.#now();
     for (const [user, mailbox] of this.#attached) {
       mailbox.forgetAbsent(now);
-      if (mailbox.size > 0) continue;
+      if (mailbox.size > 0 || mailbox.isReserving) continue;
       this.#attached.delete(user);
       this.#mailboxes.delete(user);
       mailbox.detach().catch((thrown: unknown) => this.#reported(thrown));

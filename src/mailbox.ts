@@ -25,14 +25,21 @@ function isLive(receiver: Receiver, nowMs: number): boolean {
   return receiver.isConnected || (receiver.polls && nowMs - receiver.seenAtMs < LIVE_AFTER_POLL_MS);
 }
 
+/** A receiver's name is its own within its session. */
+function keyOf({ session, id }: Pick<Receiver, "session" | "id">): string {
+  return `${session} ${id}`;
+}
+
 export class Mailbox implements MailboxEvents, ReadableMailbox {
   readonly user: UserId;
   readonly #onLost: (mailbox: Mailbox, cause: HandoverError) => void;
   readonly #receivers = new Map<string, Receiver>();
   /** Messages with TTL 0, on their way to the engine, and since when: only those who are live when it has them are handed them. */
   readonly #announced = new Map<MessageId, number>();
-  /** … and then, by number, who that is; until they end, within 30 s. */
-  readonly #reserved = new Map<Seq, ReadonlySet<Receiver>>();
+  /** … and then, by number, who that is, by name: whoever was forgotten and comes back is the same. Until they end, within 30 s. */
+  readonly #reserved = new Map<Seq, ReadonlySet<string>>();
+  /** Their numbers now: a nack gives a new one. */
+  readonly #reservedAt = new Map<MessageId, Seq>();
   #attachment: Attachment | undefined;
   #head: Seq = 0;
 
@@ -67,6 +74,11 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
     return this.#receivers.size;
   }
 
+  /** Whether it knows of mail that is for some receivers only: nobody else does. */
+  get isReserving(): boolean {
+    return this.#reserved.size > 0 || this.#announced.size > 0;
+  }
+
   receivers(): IterableIterator<Receiver> {
     return this.#receivers.values();
   }
@@ -81,12 +93,12 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
   }
 
   receiver(id: ReceiverId, session: SessionId): Receiver | undefined {
-    return this.#receivers.get(`${session} ${id}`);
+    return this.#receivers.get(keyOf({ session, id }));
   }
 
   addReceiver(id: ReceiverId, session: SessionId): Receiver {
     const receiver = new Receiver(id, session, this, Date.now());
-    this.#receivers.set(`${session} ${id}`, receiver);
+    this.#receivers.set(keyOf(receiver), receiver);
     return receiver;
   }
 
@@ -155,10 +167,7 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
 
   deliver(entries: readonly Entry[]): void {
     const before = this.#head;
-    for (const { id, seq } of entries) {
-      if (this.#announced.delete(id))
-        this.#reserved.set(seq, new Set([...this.#receivers.values()].filter((receiver) => isLive(receiver, Date.now()))));
-    }
+    for (const { id, seq } of entries) this.#reserve(id, seq);
     const deliveries: SharedDelivery[] = entries.map((entry) => ({ ...writeDelivery(entry), session: entry.session }));
     this.#advance(entries.at(-1)?.seq ?? before);
     for (const receiver of this.#receivers.values()) receiver.offer(before, deliveries, this.#head);
@@ -181,16 +190,30 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
   }
 
   isFor(receiver: Receiver, seq: Seq): boolean {
-    return this.#reserved.get(seq)?.has(receiver) ?? true;
+    return this.#reserved.get(seq)?.has(keyOf(receiver)) ?? true;
   }
 
   notFor(receiver: Receiver): readonly Seq[] {
-    return [...this.#reserved].flatMap(([seq, receivers]) => (receivers.has(receiver) ? [] : seq));
+    return [...this.#reserved].flatMap(([seq, receivers]) => (receivers.has(keyOf(receiver)) ? [] : seq));
+  }
+
+  /** Keeps a message with TTL 0 for those who are live when it is stored, under whatever number it comes again. */
+  #reserve(id: MessageId, seq: Seq): void {
+    const former = this.#reservedAt.get(id) ?? 0;
+    let receivers = this.#reserved.get(former);
+    if (this.#announced.delete(id)) {
+      receivers = new Set([...this.#receivers.values()].filter((receiver) => isLive(receiver, Date.now())).map(keyOf));
+    }
+    if (!receivers) return;
+    this.#reserved.delete(former);
+    this.#reserved.set(seq, receivers);
+    this.#reservedAt.set(id, seq);
   }
 
   #forgetReserved(endings: readonly Ended[]): Seq[] {
-    return endings.map(({ seq }) => {
-      this.#reserved.delete(seq);
+    return endings.map(({ id, seq }) => {
+      this.#reserved.delete(this.#reservedAt.get(id) ?? seq);
+      this.#reservedAt.delete(id);
       return seq;
     });
   }

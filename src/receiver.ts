@@ -171,8 +171,8 @@ export class Receiver {
   /** New entries at the end of the mailbox. @param before  the mailbox's head before them */
   offer(before: Seq, deliveries: readonly SharedDelivery[], head: Seq): void {
     if (!this.#link || this.#reading || this.#isBlocked) return;
-    if (this.#position < before) {
-      // Behind: it reads these in their turn.
+    if (this.#position < before || head - before > deliveries.length) {
+      // Behind, or a number between them was given and has ended: it reads these in their turn, and the gap.
       void this.catchUp();
       return;
     }
