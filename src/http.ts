@@ -206,7 +206,7 @@ function sessionRoutes(app: FastifyInstance, { authenticator, sessionTtlMs }: Ht
 }
 
 /** Who is asking. @throws HandoverError token-invalid | token-expired */
-function identify(authenticator: Authenticator, request: FastifyRequest): Promise<Identity> {
+export function identify(authenticator: Authenticator, request: FastifyRequest): Promise<Identity> {
   const header = request.headers.authorization;
   const [, credential] = /^Bearer +(\S+) *$/i.exec(header ?? "") ?? [];
   return authenticator.authenticate(credential);

@@ -5,7 +5,19 @@
 import type { Accepted, Addressed, Appended, Ended, Entry, Gap, MessageState, Settlement } from "../../engine.ts";
 import { HandoverError } from "../../errors.ts";
 import type { MessageId, SessionId, UserId } from "../../protocol.ts";
-import { type AppendItem, type AppendResult, type Change, CONFLICT, ENDINGS, type EndedRow, type EntryRow, type FindResult, FULL } from "./call.ts";
+import {
+  type AppendItem,
+  type AppendResult,
+  type Change,
+  CONFLICT,
+  ENDINGS,
+  type EndedRow,
+  type EntryRow,
+  type FindResult,
+  FULL,
+  type Op,
+  type Result,
+} from "./call.ts";
 
 export function toItem(message: Addressed): AppendItem {
   const { recipients, idempotency } = message;
@@ -98,4 +110,13 @@ export function toState(found: FindResult): MessageState {
     ...(endedAtMs === null ? {} : { endedAtMs }),
   }));
   return { source: found.source, recipients };
+}
+
+/** How many messages an operation stored or settled. */
+export function countMessages(op: Op, result: Result | undefined): number {
+  if (op[0] === "evict" && typeof result === "number") return result;
+  if (!Array.isArray(result)) return 0;
+  if (op[0] === "settle") return result.length;
+  // What was stored has the numbers that it was given; what was not, has a reason.
+  return op[0] === "append" ? result.filter((each) => typeof each === "object").length : 0;
 }
