@@ -8,9 +8,11 @@ import type { Duplex } from "node:stream";
 import cors from "@fastify/cors";
 import fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from "fastify";
 import { type Authenticator, requireService } from "./auth.ts";
+import { bearerToken, cookieRemovalRoute, cookieRoute, cookieToken } from "./cookie.ts";
 import { asHandoverError, HandoverError } from "./errors.ts";
 import type { Hub } from "./hub.ts";
 import { unquotedKey } from "./message.ts";
+import { isAllowedOrigin } from "./origin.ts";
 import { type Identity, type MessageId, PROTOCOL, parse, parseJson, type ReceiverId, SCHEMAS, type UserId } from "./protocol.ts";
 import { holdPoll } from "./transports/poll.ts";
 import type { WebSocketTransport } from "./transports/websocket.ts";
@@ -87,9 +89,11 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
   });
   if (options.origins.length > 0) {
     await app.register(cors, {
-      origin: [...options.origins],
+      // Credentials are allowed to those of the list only, and never with `*`.
+      origin: (origin, done) => done(null, origin !== undefined && options.origins.includes(origin) ? origin : false),
+      credentials: true,
       methods: ["GET", "POST", "DELETE"],
-      allowedHeaders: ["Authorization", "Content-Type", "Idempotency-Key", "TTL", "Topic", "Urgency"],
+      allowedHeaders: ["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "TTL", "Topic", "Urgency"],
       exposedHeaders: ["Location", "Retry-After"],
       maxAge: 7_200,
     });
@@ -117,14 +121,16 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
   );
 
   healthRoutes(app, options);
+  cookieRemovalRoute(app, options.origins);
   await app.register((v1, _options, done) => {
     v1.decorateRequest("identity");
     v1.addHook("onRequest", async (request) => {
-      request.identity = await identify(options.authenticator, request);
+      request.identity = await identify(options, request);
     });
     messageRoutes(v1, options);
     receivingRoutes(v1, options);
     sessionRoutes(v1, options);
+    cookieRoute(v1, options.origins);
     done();
   });
   return app;
@@ -205,11 +211,12 @@ function sessionRoutes(app: FastifyInstance, { authenticator, sessionTtlMs }: Ht
   });
 }
 
-/** Who is asking. @throws HandoverError token-invalid | token-expired */
-export function identify(authenticator: Authenticator, request: FastifyRequest): Promise<Identity> {
-  const header = request.headers.authorization;
-  const [, credential] = /^Bearer +(\S+) *$/i.exec(header ?? "") ?? [];
-  return authenticator.authenticate(credential);
+/** Who is asking: by `Authorization`, or without one by the cookie. @throws HandoverError bad-request | token-invalid | token-expired | timeout */
+async function identify({ hub, origins }: HttpOptions, { headers }: FastifyRequest): Promise<Identity> {
+  if (headers.authorization !== undefined) return hub.authenticate(bearerToken(headers.authorization));
+  const identity = await hub.authenticate(cookieToken(origins, headers));
+  if (identity.kind === "service") throw new HandoverError("token-invalid", "A service key is not for cookies; a user's token is.");
+  return identity;
 }
 
 /** Headers of RFC 8030 and of the Idempotency-Key draft stand for fields of the body; both and different is refused. */
@@ -282,14 +289,6 @@ function checkRequest({ hosts }: HttpOptions, request: IncomingMessage): void {
     throw new HandoverError("unsupported-media", "Bodies are not decompressed; send plain JSON.");
 }
 
-/** Whether a page of this origin may use the server. A request without `Origin` is not a page's; it needs a token like any other. */
-function isAllowedOrigin({ origins }: HttpOptions, request: IncomingMessage): boolean {
-  const { origin, host } = request.headers;
-  if (origin === undefined) return true;
-  if (origins.length > 0) return origins.includes(origin);
-  return origin === `http://${host}` || origin === `https://${host}`;
-}
-
 function upgrade(options: HttpOptions, request: IncomingMessage, socket: Duplex, head: Buffer): void {
   // Until ws has taken over, nobody listens: a peer that goes away now must not end the process.
   const onError = () => socket.destroy();
@@ -297,7 +296,9 @@ function upgrade(options: HttpOptions, request: IncomingMessage, socket: Duplex,
   try {
     checkRequest(options, request);
     if (request.url?.split("?", 1)[0] !== "/v1/ws") throw new HandoverError("unknown", "WebSocket lives at /v1/ws.");
-    if (!isAllowedOrigin(options, request)) {
+    const { origin, host } = request.headers;
+    // Without `Origin` it is not a page's; it needs a token like any other.
+    if (origin !== undefined && !isAllowedOrigin(options.origins, origin, host)) {
       throw new HandoverError("forbidden", "Pages of this origin may not connect here; HANDOVER_ORIGINS lists those that may.");
     }
     if (options.hub.isDraining) throw new HandoverError("draining", "The server is about to stop.");

@@ -5,11 +5,11 @@
  */
 import type { IncomingMessage } from "node:http";
 import type { FastifyInstance } from "fastify";
-import { type Authenticator, requireService } from "./auth.ts";
+import { requireService } from "./auth.ts";
 import type { Config } from "./config.ts";
+import { bearerToken } from "./cookie.ts";
 import type { Engine } from "./engine.ts";
 import { HandoverError } from "./errors.ts";
-import { identify } from "./http.ts";
 import type { Hub } from "./hub.ts";
 import type { Metrics } from "./metrics.ts";
 
@@ -20,7 +20,6 @@ export interface MonitoringOptions {
   readonly hub: Hub;
   /** How many WebSockets are open. */
   readonly webSockets: () => number;
-  readonly authenticator: Authenticator;
   /** Whether the store has not failed. */
   readonly isReady: () => boolean;
 }
@@ -30,12 +29,12 @@ const PROXY_HEADERS = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-fo
 
 /** Serves the metrics to those who may read them. */
 export function metricsRoute(app: FastifyInstance, options: MonitoringOptions): void {
-  const { access, metrics, engine, hub, authenticator } = options;
+  const { access, metrics, engine, hub } = options;
   if (access === "off") return;
   app.get("/metrics", async (request, reply) => {
     if (access !== "open" && !(access === "local" && isFromHere(request.raw))) {
       try {
-        requireService(await identify(authenticator, request));
+        requireService(await hub.authenticate(bearerToken(request.headers.authorization ?? "")));
       } catch (thrown) {
         if (!(thrown instanceof HandoverError) || thrown.code === "forbidden") throw thrown;
         throw new HandoverError(
