@@ -13,13 +13,16 @@ import { asHandoverError, HandoverError } from "./errors.ts";
 import type { Hub } from "./hub.ts";
 import { unquotedKey } from "./message.ts";
 import { isAllowedOrigin } from "./origin.ts";
-import { type Identity, type MessageId, PROTOCOL, parse, parseJson, type ReceiverId, SCHEMAS, type UserId } from "./protocol.ts";
+import { type Identity, type MessageId, PROTOCOL, parse, parseJson, type ReceiverId, SCHEMAS, type SessionId, type UserId } from "./protocol.ts";
 import { holdPoll } from "./transports/poll.ts";
+import { EVENT_STREAM_HEADERS, openStream, parseStreamRequest } from "./transports/sse.ts";
 import type { WebSocketTransport } from "./transports/websocket.ts";
 
 const MAX_HEADERS = 100;
 /** Headers that mean something here, and would mean two things when they came twice. */
-const SINGLE_HEADERS = new Set(["host", "content-type", "content-length", "authorization", "origin", "idempotency-key", "ttl", "topic", "urgency"]);
+const SINGLE_HEADERS = new Set("host content-type content-length authorization origin idempotency-key ttl topic urgency last-event-id".split(" "));
+/** A stream whose peer takes nothing of what waits for it for this long, or at most twice, is cut: it sleeps, or is not there any more. */
+const STALLED_MS = 45_000;
 const MAX_SESSION_SECONDS = 31_536_000;
 
 export interface HttpOptions {
@@ -50,6 +53,8 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
     loggerInstance: options.log,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: PROTOCOL.maxFrameBytes,
+    // The longest name of the protocol.
+    routerOptions: { maxParamLength: 128 },
     // Connections that idle between requests are closed at once when the server stops; drain has let go of the others by then.
     forceCloseConnections: "idle",
     return503OnClosing: false,
@@ -191,6 +196,25 @@ function receivingRoutes(app: FastifyInstance, { hub }: HttpOptions): void {
     return answer === undefined ? reply.code(204).send() : reply.type("application/json; charset=utf-8").send(answer);
   });
 
+  // HEAD would take the place of the receiver's stream, for nothing.
+  app.get("/v1/events", { exposeHeadRoute: false }, async (request, reply) => {
+    const identity = hub.requireReceiver(request.identity);
+    const { raw } = reply;
+    const stream = openStream(hub, identity, parseStreamRequest(request.query, request.headers["last-event-id"]), () => {
+      // The answer is the stream's from here on, with what hooks have set (CORS).
+      reply.headers(EVENT_STREAM_HEADERS).hijack();
+      for (const [name, value] of Object.entries(reply.getHeaders())) if (value !== undefined) raw.setHeader(name, value);
+      raw.setTimeout(STALLED_MS, () => raw.destroy());
+      return raw;
+    });
+    // The connection, not the answer: one that waits behind another's in a pipeline is not told that its peer has gone.
+    const { socket } = request;
+    socket.once("close", stream.abandon);
+    raw.once("close", () => socket.off("close", stream.abandon));
+    if (socket.destroyed) stream.abandon();
+    await stream.opened;
+  });
+
   app.post("/v1/ack", async (request, reply) => {
     const identity = hub.requireReceiver(request.identity);
     const { receiver, epoch, cursor, ...forms } = parse(SCHEMAS.ack, request.body, "The acknowledgement");
@@ -199,7 +223,7 @@ function receivingRoutes(app: FastifyInstance, { hub }: HttpOptions): void {
   });
 }
 
-function sessionRoutes(app: FastifyInstance, { authenticator, sessionTtlMs }: HttpOptions): void {
+function sessionRoutes(app: FastifyInstance, { hub, authenticator, sessionTtlMs }: HttpOptions): void {
   app.post("/v1/sessions", async (request, reply) => {
     requireService(request.identity);
     const { user, ttl, scope } = parse(SCHEMAS.session, request.body, "The session");
@@ -207,11 +231,19 @@ function sessionRoutes(app: FastifyInstance, { authenticator, sessionTtlMs }: Ht
       throw new HandoverError("invalid", `A session's token lives at most ${MAX_SESSION_SECONDS} seconds; ask for less.`);
     }
     const session = await authenticator.createSession(user as UserId, ttl ?? Math.ceil(sessionTtlMs / 1000), scope);
+    // Known before the backend hears of it: it may address mail to it at once.
+    await hub.sessions.admit({ user: user as UserId, session: session.session, expiresAtMs: Date.parse(session.expires) });
     return sendJson(reply.code(201), session);
+  });
+
+  app.delete("/v1/sessions/:id", async (request, reply) => {
+    requireService(request.identity);
+    await hub.endSession(parse(SCHEMAS.sessionPath, request.params, "The address").id as SessionId);
+    return reply.code(204).send();
   });
 }
 
-/** Who is asking: by `Authorization`, or without one by the cookie. @throws HandoverError bad-request | token-invalid | token-expired | timeout */
+/** Who is asking: by `Authorization`, or without one by the cookie. @throws HandoverError bad-request | token-invalid | token-expired | timeout | store-unavailable */
 async function identify({ hub, origins }: HttpOptions, { headers }: FastifyRequest): Promise<Identity> {
   if (headers.authorization !== undefined) return hub.authenticate(bearerToken(headers.authorization));
   const identity = await hub.authenticate(cookieToken(origins, headers));

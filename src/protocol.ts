@@ -125,6 +125,16 @@ export const SCHEMAS = {
     closed,
   ),
   ack: Type.Object({ receiver: name("the receiver's own id"), epoch, cursor: Type.Optional(seq), ...acknowledgement }, closed),
+  /** The query of `GET /v1/events`; the texts of cursor and window are read as numbers before. */
+  events: Type.Object(
+    {
+      receiver: Type.Optional(name("the receiver's own id; none: the server makes one")),
+      epoch: Type.Optional(epoch),
+      cursor: Type.Optional(seq),
+      window: Type.Optional(window),
+    },
+    closed,
+  ),
   session: Type.Object(
     {
       user: name("whose session it is"),
@@ -133,6 +143,7 @@ export const SCHEMAS = {
     },
     closed,
   ),
+  sessionPath: Type.Object({ id: name("the session to end") }, closed),
   /** What every frame of a client has; the rest is for the schema of its op. */
   frame: Type.Object({ op: Type.String(), ref: Type.Optional(ref) }),
   hello: Type.Object(
@@ -179,7 +190,7 @@ export interface Delivery {
   readonly seq: Seq;
   readonly text: string;
   /** When the message was accepted, ms since the Unix epoch; undefined when it comes again, after a nack. */
-  readonly acceptedAtMs: number | undefined;
+  readonly acceptedAtMs?: number | undefined;
 }
 
 /** Frames that the server sends. On long polling and SSE the same content goes out in that transport's form. */

@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { call, openSocket, signToken } from "../src/testing/wire.ts";
+import { EventStream } from "../src/testing/wire-sse.ts";
 import { CommandServer, freePort } from "./support/command.ts";
 import { TOKEN_SECRET } from "./support/started.ts";
 
@@ -33,8 +34,13 @@ test("[K8] 50 MB for five clients that do not read stay on disk: memory is bound
   };
   // What the store and the runtime take at work, before it matters.
   for (let n = 0; n < 60; n++) await send("warm-up", n);
-  const stuck = await Promise.all(["1", "2", "3", "4", "5"].map((receiver) => openSocket(url, { token: token("bob"), receiver, window: 1_000 })));
-  for (const socket of stuck) socket.pause();
+  const bob = { token: token("bob"), window: 1_000 };
+  const sockets = await Promise.all(["1", "2", "3"].map((receiver) => openSocket(url, { ...bob, receiver })));
+  const streams = await Promise.all(
+    ["4", "5"].map((receiver) => EventStream.open({ url, token: bob.token, query: { receiver, window: bob.window } })),
+  );
+  const stuck = [...sockets, ...streams];
+  for (const each of stuck) each.pause();
   const before = server.residentBytes;
   let highest = 0;
   for (let n = 0; n < 200; n++) {
@@ -48,11 +54,11 @@ test("[K8] 50 MB for five clients that do not read stay on disk: memory is bound
   const well = await openSocket(url, { token: token("carol"), receiver: "r" });
   await send("carol", 1);
   await well.inbox.until(() => well.inbox.deliveries.length === 1, "mail for another");
-  for (const socket of stuck) {
-    socket.resume();
-    await socket.inbox.until(() => socket.inbox.deliveries.length === 200, "all 200, once it reads again", 30_000);
-    expect(socket.inbox.deliveries.map(({ event }) => (event.data as { n: number }).n)).toEqual(Array.from({ length: 200 }, (_, n) => n));
-    await socket.terminate();
+  for (const each of stuck) {
+    each.resume();
+    await each.inbox.until(() => each.inbox.deliveries.length === 200, "all 200, once it reads again", 30_000);
+    expect(each.inbox.deliveries.map(({ event }) => (event.data as { n: number }).n)).toEqual(Array.from({ length: 200 }, (_, n) => n));
   }
+  await Promise.all([...sockets.map((socket) => socket.terminate()), ...streams.map((stream) => stream.leave())]);
   await well.terminate();
 });

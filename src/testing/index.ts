@@ -3,4 +3,4 @@
  * @module
  */
 export { type EngineLimits, type EngineSuiteOptions, type EngineUnderTest, engineSuite } from "./engine-suite.ts";
-export { LONG_POLLING, type Target, type TransportSuite, transportSuite, WEBSOCKET, type Wire } from "./transport-suite.ts";
+export { LONG_POLLING, SSE, type Target, type TransportSuite, transportSuite, WEBSOCKET, type Wire } from "./transport-suite.ts";

@@ -13,8 +13,9 @@ export const CONNECTING: readonly Rule[] = [
     const claims = { sub: bob.user, sid: bob.session, aud: "handover", exp: Date.now() / 1000 + 600 };
     const wrong = ["nonsense", `${bob.token}x`, signToken(`${tokenSecret}x`, claims), signToken(tokenSecret, { ...claims, aud: "other" })];
     for (const token of wrong) {
-      if (scene.wire.kind === "poll") {
-        const answer = await call(`${url}/v1/poll`, { token, body: { receiver: "p", wait: 0 } });
+      if (scene.wire.kind !== "websocket") {
+        const polled = scene.wire.kind === "poll";
+        const answer = await (polled ? call(`${url}/v1/poll`, { token, body: { receiver: "p", wait: 0 } }) : call(`${url}/v1/events`, { token }));
         assert.deepEqual([answer.status, field(answer.body, "code")], [401, "token-invalid"]);
         continue;
       }
@@ -52,6 +53,8 @@ export const CONNECTING: readonly Rule[] = [
     await scene.send(alice, bob, "for bob");
     const polled = await call(`${scene.target.url}/v1/poll`, { token: mute.token, body: { receiver: "p", wait: 0 } });
     assert.deepEqual([polled.status, field(polled.body, "code")], [403, "forbidden"]);
+    const streamed = await call(`${scene.target.url}/v1/events`, { token: mute.token });
+    assert.deepEqual([streamed.status, field(streamed.body, "code")], [403, "forbidden"]);
     const acked = await call(`${scene.target.url}/v1/ack`, { token: mute.token, body: { receiver: "p", epoch: null, cursor: 9, upto: 9 } });
     assert.deepEqual([acked.status, field(acked.body, "code")], [403, "forbidden"]);
     const socket = await openSocket(scene.target.url, { token: mute.token });

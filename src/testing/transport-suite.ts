@@ -8,12 +8,15 @@ import { type Rule, Scene, type Target } from "./scene.ts";
 import { CONNECTING } from "./transport-connect.ts";
 import { RECEIVING } from "./transport-receive.ts";
 import { SENDING } from "./transport-send.ts";
+import { SESSIONS } from "./transport-session.ts";
 import { SETTLING } from "./transport-settle.ts";
+import { STREAMING } from "./transport-stream.ts";
 import type { Wire } from "./wire.ts";
 
 export type { Target } from "./scene.ts";
 export { WEBSOCKET, type Wire } from "./wire.ts";
 export { LONG_POLLING } from "./wire-poll.ts";
+export { SSE } from "./wire-sse.ts";
 
 export interface TransportSuite {
   /** What is tested, e.g. `WebSocket on SQLite`; stands before each title. */
@@ -31,7 +34,7 @@ export interface TransportSuite {
   readonly leaveOut?: (title: string, reason: string) => void;
 }
 
-const RULES: readonly Rule[] = [...SENDING, ...RECEIVING, ...SETTLING, ...CONNECTING];
+const RULES: readonly Rule[] = [...SENDING, ...RECEIVING, ...SETTLING, ...CONNECTING, ...STREAMING, ...SESSIONS];
 const LIMIT_MS = 20_000;
 
 /** Registers the suite. Rules that need what the target's store does not have pass with a line that says so. */

@@ -49,7 +49,7 @@ export interface WireReceiver {
   readonly deliveries: readonly Delivered[];
   readonly settled: readonly number[];
   readonly gaps: readonly ToldGap[];
-  /** Why it ended, as a WebSocket close code; on long polling 4409 is a poll that was answered 204 too early, others are 4000 + status. */
+  /** Why it ended, as a WebSocket close code (SSE says the error that stands beside it); on long polling 4409 is a poll that was answered 204 too early, others are 4000 + status. */
   readonly end: number | undefined;
   /** Waits until the condition holds; looks again whenever something came. @throws Error after `withinMs`, saying what was there instead */
   until(condition: () => boolean, what: string, withinMs?: number): Promise<void>;
@@ -69,7 +69,7 @@ export interface WireSender {
 
 /** One transport as a client sees it. */
 export interface Wire {
-  readonly kind: "websocket" | "poll";
+  readonly kind: "websocket" | "sse" | "poll";
   openReceiver(options: ReceiverOptions): Promise<WireReceiver>;
   openSender(url: string, token: string): Promise<WireSender>;
 }

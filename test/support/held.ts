@@ -9,7 +9,7 @@ export interface Watch {
   /** Resolves when that user has opened so many links, polls included, since the watch began. */
   opened(user: string, count: number): Promise<void>;
   /** Resolves when so many of them have ended. */
-  closed(user: string, count: number): Promise<void>;
+  closed(user: string, count: number, withinMs?: number): Promise<void>;
 }
 
 /** Watches the hub of this process. */
@@ -29,12 +29,12 @@ export function watchLinks(): Watch {
       },
     };
   });
-  const reached = (counts: Map<string, number>, user: string, wanted: number) =>
+  const reached = (counts: Map<string, number>, user: string, wanted: number, withinMs = 5_000) =>
     vi.waitFor(
       () => {
         if ((counts.get(user) ?? 0) < wanted) throw new Error(`${user}: ${counts.get(user) ?? 0} of ${wanted} links`);
       },
-      { timeout: 5_000, interval: 2 },
+      { timeout: withinMs, interval: 2 },
     );
-  return { opened: (user, wanted) => reached(opens, user, wanted), closed: (user, wanted) => reached(ends, user, wanted) };
+  return { opened: (user, wanted) => reached(opens, user, wanted), closed: (user, wanted, withinMs) => reached(ends, user, wanted, withinMs) };
 }

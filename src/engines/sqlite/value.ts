@@ -2,7 +2,7 @@
  * Translates between the engine's interface and what its two threads say to each other.
  * @module
  */
-import type { Accepted, Addressed, Appended, Ended, Entry, Gap, MessageState, Settlement } from "../../engine.ts";
+import type { Accepted, Addressed, Appended, Ended, Entry, Gap, MessageState, SessionEnd, Settlement } from "../../engine.ts";
 import { HandoverError } from "../../errors.ts";
 import type { MessageId, SessionId, UserId } from "../../protocol.ts";
 import {
@@ -12,11 +12,13 @@ import {
   CONFLICT,
   ENDINGS,
   type EndedRow,
+  type EndResult,
   type EntryRow,
   type FindResult,
   FULL,
   type Op,
   type Result,
+  SESSION_ENDED,
 } from "./call.ts";
 
 export function toItem(message: Addressed): AppendItem {
@@ -46,6 +48,7 @@ export function toItem(message: Addressed): AppendItem {
 export function toAppended(message: Addressed, item: AppendItem | undefined, result: AppendResult | undefined): Appended {
   if (result === CONFLICT) return { outcome: "conflict" };
   if (result === FULL) return { outcome: "full" };
+  if (result === SESSION_ENDED) return { outcome: "session-ended" };
   if (typeof result === "string") return { outcome: "repeated", accepted: JSON.parse(result) as Accepted };
   if (typeof result !== "object" || !item) return { outcome: "not-stored" };
   const users = message.recipients.map(({ user }) => user);
@@ -103,6 +106,10 @@ export function toEnded([seq, id, ending]: EndedRow): Ended {
   return { seq, id: id as MessageId, ending: ENDINGS[ending] ?? "dead" };
 }
 
+export function toSessionEnd({ users, evicted }: EndResult): SessionEnd {
+  return { users: users as readonly UserId[], evicted: evicted.map(([id, user]) => ({ id: id as MessageId, user: user as UserId })) };
+}
+
 export function toState(found: FindResult): MessageState {
   const recipients = found.recipients.map(([user, ending, endedAtMs]) => ({
     user: user as UserId,
@@ -115,6 +122,7 @@ export function toState(found: FindResult): MessageState {
 /** How many messages an operation stored or settled. */
 export function countMessages(op: Op, result: Result | undefined): number {
   if (op[0] === "evict" && typeof result === "number") return result;
+  if (op[0] === "end" && typeof result === "object" && result !== null && "users" in result) return result.evicted.length;
   if (!Array.isArray(result)) return 0;
   if (op[0] === "settle") return result.length;
   // What was stored has the numbers that it was given; what was not, has a reason.
