@@ -177,7 +177,8 @@ export class Authenticator {
    * `x5c`, `x5u`) mean nothing here.
    */
   async #checkSignature(token: string): Promise<JWTPayload> {
-    if (token.length > MAX_TOKEN_LENGTH || !TOKEN.test(token)) throw new HandoverError("token-invalid", "The token is not valid here: this is neither a service key nor a JWT of at most 8 KiB.");
+    if (token.length > MAX_TOKEN_LENGTH || !TOKEN.test(token))
+      throw new HandoverError("token-invalid", "The token is not valid here: this is neither a service key nor a JWT of at most 8 KiB.");
     const { alg, typ } = decodeProtectedHeader(token);
     if (typ !== undefined && !TOKEN_TYPE.test(typ)) throw new HandoverError("token-invalid", "The token's typ says that it is for something else.");
     const expected = { audience: this.#audience, requiredClaims: ["sub", "sid", "exp"], currentDate: new Date(this.#now()) };

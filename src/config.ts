@@ -221,6 +221,14 @@ const SETTINGS = {
     "fatal",
     "silent",
   ]),
+  metrics: oneOf(
+    {
+      variable: "HANDOVER_METRICS",
+      default: "local",
+      says: "Who may read `/metrics`: `local` (requests from this machine that no proxy passed on, and service keys), `key` (service keys only), `open` (anybody) or `off`.",
+    },
+    ["local", "key", "open", "off"],
+  ),
   x0: oneOf(
     {
       variable: "HANDOVER_X0",

@@ -193,6 +193,13 @@ export interface Attachment {
 /** Told once, when the store can no longer be trusted (a failed or hanging commit). The process must stop; nothing was lost. */
 export type EngineFailed = (cause: HandoverError) => void;
 
+/** One commit of an engine, for its metrics. */
+export interface CommitDone {
+  /** Messages that it stored or settled. */
+  readonly messages: number;
+  readonly durationMs: number;
+}
+
 /** Deliveries (a message for one recipient) since the store was made: `accepted` is the sum of all the others. */
 export type Totals = Readonly<Record<"accepted" | "unsettled" | Ending, number>>;
 

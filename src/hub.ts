@@ -10,8 +10,9 @@ import { randomUUID } from "node:crypto";
 import { requireReceiver, requireUnexpired, sourceOf } from "./auth.ts";
 import type { Accepted, Addressed, Appended, Engine, MessageState, Recipient } from "./engine.ts";
 import { asHandoverError, HandoverError } from "./errors.ts";
-import { Mailbox } from "./mailbox.ts";
+import { isLive, Mailbox } from "./mailbox.ts";
 import { type AcceptanceRules, prepareMessage } from "./message.ts";
+import type { Census, Metrics } from "./metrics.ts";
 import {
   type Identity,
   type MessageId,
@@ -43,6 +44,8 @@ export interface HubOptions {
   readonly isKnown: (user: UserId) => boolean;
   /** What went wrong inside, for the log. */
   readonly onError?: (error: HandoverError) => void;
+  /** Counts what happens here. */
+  readonly metrics?: Metrics;
   readonly now?: () => number;
 }
 
@@ -117,6 +120,7 @@ export class Hub implements Gateway {
    * @returns one result per message, in order; if one is an error, none was stored
    */
   async sendAll(identity: Identity, requests: readonly unknown[]): Promise<readonly (Accepted | HandoverError)[]> {
+    const startedAtMs = performance.now();
     try {
       if (this.#isDraining) throw draining();
       requireUnexpired(identity, this.#now());
@@ -136,13 +140,19 @@ export class Hub implements Gateway {
       if (prepared.every(isPrepared)) {
         await this.#announce(prepared);
         const outcomes = await this.#engine.append(prepared);
-        return outcomes.map(resultOf);
+        this.#options.metrics?.accepted(performance.now() - startedAtMs);
+        return outcomes.map((appended) => this.#counted(resultOf(appended), appended.outcome === "repeated"));
       }
-      return prepared.map((each) => (isPrepared(each) ? notStored() : each));
+      return prepared.map((each) => this.#counted(isPrepared(each) ? notStored() : each));
     } catch (thrown) {
       const error = this.#reported(thrown);
-      return requests.map(() => error);
+      return requests.map(() => this.#counted(error));
     }
+  }
+
+  #counted(result: Accepted | HandoverError, isRepeat = false): Accepted | HandoverError {
+    this.#options.metrics?.sent(result instanceof HandoverError ? result.code : isRepeat ? "repeated" : "accepted");
+    return result;
   }
 
   /**
@@ -176,13 +186,16 @@ export class Hub implements Gateway {
     return this.#unlessEnded(watch, this.#open(identity, link, resume, watch));
   }
 
-  async #open(identity: UserIdentity, link: Link, resume: Resume, watch: SessionWatch): Promise<Channel> {
+  async #open(identity: UserIdentity, bare: Link, resume: Resume, watch: SessionWatch): Promise<Channel> {
     await this.sessions.admit(identity);
     const mailbox = await this.#mailbox(identity.user);
     watch.requireGoing();
     // It may have begun to drain meanwhile, and have let go of every link it knew.
     if (this.isDraining) throw draining();
     const id = resume.receiver ?? (randomUUID() as ReceiverId);
+    const known = mailbox.receiver(id, identity.session);
+    const presentSinceMs = known && isLive(known, this.#now()) ? 0 : this.#now();
+    const link = this.#options.metrics?.counted(bare, presentSinceMs, this.#now) ?? bare;
     const receiver = this.#receiver(mailbox, id, identity.session);
     const { epoch } = mailbox;
     const resumed = resume.epoch === epoch && resume.cursor <= mailbox.head;
@@ -216,6 +229,7 @@ export class Hub implements Gateway {
   }
 
   async acknowledge(identity: UserIdentity, { receiver: id, epoch, cursor, ...forms }: Acknowledgement): Promise<number> {
+    const startedAtMs = performance.now();
     requireUnexpired(identity, this.#now());
     const watch = this.sessions.watch(identity.session);
     try {
@@ -223,10 +237,26 @@ export class Hub implements Gateway {
       const mailbox = await this.#mailbox(identity.user);
       watch.requireGoing();
       if (epoch !== mailbox.epoch) return 0;
-      return await mailbox.acknowledge(this.#receiver(mailbox, id, identity.session), forms, cursor);
+      const acked = await mailbox.acknowledge(this.#receiver(mailbox, id, identity.session), forms, cursor);
+      this.#options.metrics?.settled(performance.now() - startedAtMs);
+      return acked;
     } finally {
       watch.stop();
     }
+  }
+
+  /** Who is there, for the metrics. */
+  census(): Census {
+    const live = { websocket: 0, sse: 0, poll: 0 };
+    const links = { websocket: 0, sse: 0, poll: 0 };
+    for (const mailbox of this.#attached.values()) {
+      for (const receiver of mailbox.receivers()) {
+        if (!receiver.transport || !isLive(receiver, this.#now())) continue;
+        live[receiver.transport] += 1;
+        if (receiver.isConnected) links[receiver.transport] += 1;
+      }
+    }
+    return { mailboxes: this.#attached.size, live, links };
   }
 
   /** Whether a receiver of this user is live on this node. */

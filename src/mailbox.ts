@@ -21,7 +21,8 @@ import { type ReadableMailbox, Receiver, type SharedDelivery } from "./receiver.
 const LIVE_AFTER_POLL_MS = 30_000;
 const REMEMBERED_MS = 90_000;
 
-function isLive(receiver: Receiver, nowMs: number): boolean {
+/** Whether a receiver has a link, or polled within the last 30 s. */
+export function isLive(receiver: Receiver, nowMs: number): boolean {
   return receiver.isConnected || (receiver.polls && nowMs - receiver.seenAtMs < LIVE_AFTER_POLL_MS);
 }
 

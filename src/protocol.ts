@@ -178,10 +178,19 @@ export type AnyFrame = Static<typeof SCHEMAS.frame>;
 export type AckForms = Pick<AckRequest, "upto" | "seqs" | "nack" | "reject" | "hold">;
 export type Ref = Static<typeof ref>;
 
+interface WritableEntry {
+  readonly seq: Seq;
+  readonly id: MessageId;
+  readonly deliveryCount: number;
+  readonly event: string;
+}
+
 /** One delivery, written once for all receivers of the mailbox: `text` is `{"seq":…,"deliveryCount":…,"event":{…}}`. */
 export interface Delivery {
   readonly seq: Seq;
   readonly text: string;
+  /** When the message was accepted, ms since the Unix epoch; undefined when it comes again, after a nack. */
+  readonly acceptedAtMs?: number | undefined;
 }
 
 /** Frames that the server sends. On long polling and SSE the same content goes out in that transport's form. */
@@ -282,8 +291,14 @@ function refusedData(what: string): HandoverError {
 }
 
 /** Writes a delivery from the event's JSON text, without parsing that text. */
-export function writeDelivery(entry: { readonly seq: Seq; readonly deliveryCount: number; readonly event: string }): Delivery {
-  return { seq: entry.seq, text: `{"seq":${entry.seq},"deliveryCount":${entry.deliveryCount},"event":${entry.event}}` };
+export function writeDelivery({ seq, id, deliveryCount, event }: WritableEntry): Delivery {
+  const text = `{"seq":${seq},"deliveryCount":${deliveryCount},"event":${event}}`;
+  return { seq, text, acceptedAtMs: deliveryCount === 1 ? timeOfId(id) : undefined };
+}
+
+/** An id of ours is a UUIDv7, which begins with the ms of its making (RFC 9562, section 5.7). */
+function timeOfId(id: string): number | undefined {
+  return id.length === 36 && id[14] === "7" ? Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16) : undefined;
 }
 
 /** Writes the JSON array of deliveries that poll answers and `deliver` frames carry. */

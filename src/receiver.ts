@@ -58,7 +58,7 @@ export class Receiver {
   #isBlocked = false;
   #reading: Promise<void> | undefined;
   #seenAtMs: number;
-  #polls = false;
+  #transport: Link["kind"] | undefined;
 
   constructor(id: ReceiverId, session: SessionId, mailbox: ReadableMailbox, nowMs: number) {
     this.#seenAtMs = nowMs;
@@ -81,9 +81,14 @@ export class Receiver {
     return this.#seenAtMs;
   }
 
+  /** What its last link was; undefined before the first. */
+  get transport(): Link["kind"] | undefined {
+    return this.#transport;
+  }
+
   /** Whether its last link was a poll: between polls such a receiver is away only to come back. */
   get polls(): boolean {
-    return this.#polls;
+    return this.#transport === "poll";
   }
 
   /**
@@ -95,7 +100,7 @@ export class Receiver {
     const older = this.#link;
     this.#link = link;
     older?.close(replaced);
-    this.#polls = link.kind === "poll";
+    this.#transport = link.kind;
     this.#window = Math.min(window, PROTOCOL.maxWindow);
     this.#isBlocked = false;
     this.#position = cursor ?? 0;
@@ -103,7 +108,7 @@ export class Receiver {
     this.#gapsFrom = cursor ?? this.#mailbox.head;
     // What it was handed above its cursor it has not received: it is handed out again, so it is not in flight now. A poll's window is its
     // own answer.
-    for (const seq of this.#inFlight) if (this.#polls || seq > this.#position) this.#inFlight.delete(seq);
+    for (const seq of this.#inFlight) if (this.polls || seq > this.#position) this.#inFlight.delete(seq);
     this.#isOpening = true;
     try {
       await this.recall();

@@ -10,6 +10,7 @@ import type {
   Addressed,
   Appended,
   Attachment,
+  CommitDone,
   Ended,
   Engine,
   EngineFailed,
@@ -25,7 +26,20 @@ import type {
 import { HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
 import type { FromWorker, Happening, Op, Result, ResultOf, ToWorker, UnsettledRow, WorkerOptions } from "./sqlite/call.ts";
-import { checkText, checkWhole, toAddressed, toAppended, toChange, toEnded, toEntry, toGaps, toItem, toSessionEnd, toState } from "./sqlite/value.ts";
+import {
+  checkText,
+  checkWhole,
+  countMessages,
+  toAddressed,
+  toAppended,
+  toChange,
+  toEnded,
+  toEntry,
+  toGaps,
+  toItem,
+  toSessionEnd,
+  toState,
+} from "./sqlite/value.ts";
 
 export interface SqliteOptions {
   /** The data folder; made on first use, mode 0700. */
@@ -44,6 +58,8 @@ export interface SqliteOptions {
   readonly now?: () => number;
   /** Takes one line for the operator. */
   readonly log?: (line: string) => void;
+  /** Told of each commit, for the metrics. */
+  readonly committed?: (commit: CommitDone) => void;
 }
 
 /** The embedded engine, with what only it has. */
@@ -101,6 +117,7 @@ class Sqlite implements SqliteEngine {
   readonly #commitTimeoutMs: number;
   readonly #now: () => number;
   readonly #log: (line: string) => void;
+  readonly #committed: ((commit: CommitDone) => void) | undefined;
   readonly #tails = new Map<UserId, Tail>();
   #worker: Worker | undefined;
   #epoch = "" as Epoch;
@@ -129,6 +146,7 @@ class Sqlite implements SqliteEngine {
     this.#commitTimeoutMs = options.commitTimeoutMs ?? 5_000;
     this.#now = options.now ?? Date.now;
     this.#log = options.log ?? ((line) => console.error(line));
+    this.#committed = options.committed;
   }
 
   async open(failed: EngineFailed): Promise<void> {
@@ -384,6 +402,8 @@ class Sqlite implements SqliteEngine {
     this.#flush();
     if (message.wrote) {
       this.commits += 1;
+      const messages = batch.reduce((sum, { op }, place) => sum + countMessages(op, message.results[place]), 0);
+      this.#committed?.({ messages, durationMs: message.durationMs });
       this.#restSoon(REST_MS);
     }
     let next = 0;

@@ -136,6 +136,8 @@ export type FromWorker =
       /** The earliest time, ms since the Unix epoch, at which a sweep is known to have something to do; null: not known to have changed. */
       readonly dueMs: number | null;
       readonly wrote: boolean;
+      /** From the transaction's beginning to its end on the disk. */
+      readonly durationMs: number;
       readonly log: readonly string[];
     }
   /** Upkeep of the file was done as far as one step goes. */

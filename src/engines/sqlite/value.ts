@@ -16,6 +16,8 @@ import {
   type EntryRow,
   type FindResult,
   FULL,
+  type Op,
+  type Result,
   SESSION_ENDED,
   type UnsettledRow,
 } from "./call.ts";
@@ -147,4 +149,14 @@ export function toState(found: FindResult): MessageState {
     ...(endedAtMs === null ? {} : { endedAtMs }),
   }));
   return { source: found.source, recipients };
+}
+
+/** How many messages an operation stored or settled. */
+export function countMessages(op: Op, result: Result | undefined): number {
+  if (op[0] === "evict" && typeof result === "number") return result;
+  if (op[0] === "end" && typeof result === "object" && result !== null && "users" in result) return result.evicted.length;
+  if (!Array.isArray(result)) return 0;
+  if (op[0] === "settle") return result.length;
+  // What was stored has the numbers that it was given; what was not, has a reason.
+  return op[0] === "append" ? result.filter((each) => typeof each === "object").length : 0;
 }
