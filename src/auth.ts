@@ -4,6 +4,7 @@
  */
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import { decodeProtectedHeader, errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify, SignJWT } from "jose";
+import type { NewSession } from "./answers.ts";
 import { HandoverError } from "./errors.ts";
 import { PROVIDER_ALGORITHMS, providerKeys } from "./jwks.ts";
 import type { Identity, SessionId, UserId, UserIdentity } from "./protocol.ts";
@@ -45,14 +46,6 @@ export interface Provider {
   readonly issuer?: string | undefined;
   /** It gave no keys; for the log. */
   readonly onFailure: (failure: HandoverError) => void;
-}
-
-/** A session as the backend gets it. */
-export interface NewSession {
-  readonly session: SessionId;
-  readonly token: string;
-  /** RFC 3339. */
-  readonly expires: string;
 }
 
 /** Reads the service keys of a setting: one key, or several `name:key` by commas; one without a name is `backend`. */

@@ -5,6 +5,7 @@
  * recipient. It knows nothing of connections, windows or tokens. The hub knows who is connected and what each was handed.
  * @module
  */
+import type { Accepted } from "./answers.ts";
 import type { HandoverError } from "./errors.ts";
 import type { Epoch, MessageId, ReceiverId, Seq, SessionId, UserId } from "./protocol.ts";
 
@@ -52,19 +53,6 @@ export interface Addressed {
   readonly topic?: string;
   /** Key and hash of the content; kept for 24 h in the same commit as the message, per source. */
   readonly idempotency?: { readonly key: string; readonly hash: string };
-}
-
-/** What was accepted: the body of a 201, kept with the idempotency key so that a repeat gets the same answer. */
-export interface Accepted {
-  readonly id: MessageId;
-  /** RFC 3339. */
-  readonly time: string;
-  /** Granted time to live in seconds. */
-  readonly ttl: number;
-  /** Users in whose mailbox it is. */
-  readonly recipients: readonly UserId[];
-  /** Users whose mailbox was full, if any. */
-  readonly refused?: readonly UserId[];
 }
 
 /** What became of one {@link Addressed}. */

@@ -7,8 +7,9 @@
  * @module
  */
 import { randomUUID } from "node:crypto";
+import type { Accepted } from "./answers.ts";
 import { requireReceiver, requireUnexpired, sourceOf } from "./auth.ts";
-import type { Accepted, Addressed, Appended, Engine, MessageState, Recipient } from "./engine.ts";
+import type { Addressed, Appended, Engine, MessageState, Recipient } from "./engine.ts";
 import { asHandoverError, HandoverError } from "./errors.ts";
 import { isLive, Mailbox } from "./mailbox.ts";
 import { type AcceptanceRules, prepareMessage } from "./message.ts";

@@ -19,7 +19,7 @@ import { httpServer } from "./http.ts";
 import { Hub } from "./hub.ts";
 import { Metrics } from "./metrics.ts";
 import { metricsRoute } from "./monitoring.ts";
-import { demoRoutes, sdkRoute } from "./pages.ts";
+import { demoRoutes, descriptionRoutes, sdkRoute } from "./pages.ts";
 import { webSocketTransport } from "./transports/websocket.ts";
 
 /** The version of this package. */
@@ -91,6 +91,7 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
     });
     metricsRoute(app, { access: config.metrics, metrics, engine, hub, webSockets: () => webSocket.size, isReady: () => !hasFailed });
     sdkRoute(app);
+    descriptionRoutes(app, { version: VERSION, maxMessageBytes: config.maxMessageBytes, maxTtlSeconds: Math.floor(config.maxTtlMs / 1000) });
     if (config.dev) demoRoutes(app, hub, authenticator, config.sessionTtlMs);
     if (config.x0 !== "off") log.warn(`HANDOVER_X0=${config.x0} has no effect yet: x0's wire is not in this version.`);
     if (engine.name === "rabbitmq") log.warn("The RabbitMQ engine is experimental: one node per journal.");

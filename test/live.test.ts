@@ -4,7 +4,7 @@
  * @module
  */
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import type { Accepted } from "../src/engine.ts";
+import type { Accepted } from "../src/answers.ts";
 import { memoryEngine } from "../src/engines/memory.ts";
 import { HandoverError } from "../src/errors.ts";
 import { Hub } from "../src/hub.ts";

@@ -3,8 +3,8 @@
  * written. It keeps every other rule, so that what works on it works on the others.
  * @module
  */
+import type { Accepted } from "../answers.ts";
 import type {
-  Accepted,
   Addressed,
   Appended,
   Attachment,

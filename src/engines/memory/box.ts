@@ -2,7 +2,8 @@
  * What the memory engine holds, and how a mailbox is numbered and read.
  * @module
  */
-import type { Accepted, Addressed, Attachment, Ending, Entry, Gap, Page } from "../../engine.ts";
+import type { Accepted } from "../../answers.ts";
+import type { Addressed, Attachment, Ending, Entry, Gap, Page } from "../../engine.ts";
 import { HandoverError } from "../../errors.ts";
 import type { MessageId, Seq, SessionId, UserId } from "../../protocol.ts";
 import type { Due } from "./due.ts";

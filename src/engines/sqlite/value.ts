@@ -2,7 +2,8 @@
  * Translates between the engine's interface and what its two threads say to each other.
  * @module
  */
-import type { Accepted, Addressed, Appended, Ended, Entry, Gap, MessageState, Recipient, SessionEnd, Settlement } from "../../engine.ts";
+import type { Accepted } from "../../answers.ts";
+import type { Addressed, Appended, Ended, Entry, Gap, MessageState, Recipient, SessionEnd, Settlement } from "../../engine.ts";
 import { HandoverError } from "../../errors.ts";
 import type { MessageId, SessionId, UserId } from "../../protocol.ts";
 import {
