@@ -121,7 +121,7 @@ export class Load {
     const goal = this.accepted.length + count;
     await until(
       () => this.accepted.length >= goal,
-      () => `${count} more accepted`,
+      () => `${count} more accepted; the last refusals: ${this.refusals.slice(-3).join(" | ")}`,
     );
   }
 
