@@ -70,9 +70,19 @@ export const RABBITMQ: Need = {
       `const { hostname, port } = new URL(${JSON.stringify(AMQP_URL)});
       require("net").connect(port || 5672, hostname, () => process.exit(0)).on("error", () => process.exit(1)).setTimeout(2000, () => process.exit(1))`,
     ]).status === 0,
-  reason: "there is no RabbitMQ",
+  reason: `there is no RabbitMQ at ${new URL(AMQP_URL).host}`,
   how: "apt-get install rabbitmq-server and start it, or set AMQP_URL",
 };
+
+/** Several needs as one; what is said is of those that are missing. */
+export function both(...needs: readonly Need[]): Need {
+  const missing = needs.filter(({ isThere }) => !isThere);
+  return {
+    isThere: missing.length === 0,
+    reason: missing.map(({ reason }) => reason).join("; "),
+    how: missing.map(({ how }) => how).join("; "),
+  };
+}
 
 /** `describe`, for a suite that needs something. */
 export function describeWith(need: Need, suite: string, body: () => void): void {
