@@ -128,6 +128,10 @@ describeWith(FOREIGN, "foreign clients and rare answers", () => {
       });
       const listener = start(server, client.listen(over));
       await expect.poll(() => acknowledged(server).filter((seq) => seq === 5).length, SOON).toBe(2);
+      // Once it is answered, it is told no more.
+      const requests = server.of(receiving(over)).length;
+      await expect.poll(() => server.of(receiving(over)).length, SOON).toBeGreaterThan(requests + 1);
+      expect(acknowledged(server).filter((seq) => seq === 5).length).toBe(2);
       expect(listener.messages.length).toBe(1);
       expect(listener.isRunning, listener.err).toBe(true);
     },
