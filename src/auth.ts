@@ -3,8 +3,9 @@
  * @module
  */
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
-import { errors, jwtVerify, SignJWT } from "jose";
+import { decodeProtectedHeader, errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify, SignJWT } from "jose";
 import { HandoverError } from "./errors.ts";
+import { PROVIDER_ALGORITHMS, providerKeys } from "./jwks.ts";
 import type { Identity, SessionId, UserId, UserIdentity } from "./protocol.ts";
 
 const NAME = /^[A-Za-z0-9._:@-]{1,128}$/;
@@ -12,6 +13,14 @@ const NAME = /^[A-Za-z0-9._:@-]{1,128}$/;
 const DEFAULT_SCOPES: readonly string[] = ["receive", "send:user:*"];
 /** Bound of the cache of verified tokens; a signature costs about 0.1 ms to check, a look-up nothing. */
 const MAX_CACHED_TOKENS = 10_000;
+/** As much as the headers of a request take; in `hello` no more than that either. */
+const MAX_TOKEN_LENGTH = 8_192;
+/** RFC 7515, section 7.1: nothing in a token needs quoting in a header or a cookie. */
+const TOKEN = /^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$/;
+/** What a token may say that it is: not a logout token, say, which is signed by the same provider (RFC 8725, section 3.11; RFC 9068, section 2.1). */
+const TOKEN_TYPE = /^(application\/)?(at\+)?jwt$/i;
+/** How far the provider's clock may differ, for `nbf`; the end of a token is exact ({@link requireUnexpired}). */
+const PROVIDER_CLOCK_SECONDS = 30;
 
 export interface ServiceKey {
   readonly name: string;
@@ -19,12 +28,23 @@ export interface ServiceKey {
 }
 
 export interface AuthenticatorOptions {
-  /** Shared secret of HS256 tokens, at least 32 bytes. */
+  /** Shared secret of HS256 tokens, at least 32 bytes; empty: there is none. */
   readonly tokenSecret: string;
+  /** Identity provider whose tokens are good too. */
+  readonly provider?: Provider | undefined;
   /** Expected `aud` claim. */
   readonly audience: string;
   readonly serviceKeys: readonly ServiceKey[];
   readonly now?: () => number;
+}
+
+export interface Provider {
+  /** Of its JWKS. */
+  readonly jwksUrl: URL;
+  /** Expected `iss` claim; none: any that its keys have signed. */
+  readonly issuer?: string | undefined;
+  /** It gave no keys; for the log. */
+  readonly onFailure: (failure: HandoverError) => void;
 }
 
 /** A session as the backend gets it. */
@@ -49,14 +69,18 @@ export function parseServiceKeys(setting: string): ServiceKey[] {
 
 /** Verifies tokens and service keys, and signs the tokens of new sessions. */
 export class Authenticator {
-  readonly #secret: Uint8Array;
+  readonly #secret: Uint8Array | undefined;
+  readonly #provider: Provider | undefined;
+  readonly #providerKey: JWTVerifyGetKey | undefined;
   readonly #audience: string;
   readonly #serviceKeys: readonly { readonly name: string; readonly digest: Buffer }[];
   readonly #now: () => number;
   readonly #verified = new Map<string, UserIdentity>();
 
   constructor(options: AuthenticatorOptions) {
-    this.#secret = new TextEncoder().encode(options.tokenSecret);
+    this.#secret = options.tokenSecret === "" ? undefined : new TextEncoder().encode(options.tokenSecret);
+    this.#provider = options.provider;
+    this.#providerKey = options.provider && providerKeys(options.provider.jwksUrl, options.provider.onFailure);
     this.#audience = options.audience;
     this.#serviceKeys = options.serviceKeys.map(({ name, key }) => ({ name, digest: sha256(key) }));
     this.#now = options.now ?? Date.now;
@@ -65,8 +89,8 @@ export class Authenticator {
   /**
    * Says who holds this credential.
    * @param credential  a token or a service key, without `Bearer`
-   * @throws HandoverError token-invalid | token-expired
-   * @see RFC 7519; RFC 8725, sections 3.1 and 3.9: the algorithm and the audience are fixed here, never taken from the token
+   * @throws HandoverError token-invalid | token-expired | timeout, when the identity provider gave no keys
+   * @see RFC 7519; RFC 8725, sections 3.1 and 3.9: each source of keys has its algorithms, and the audience is fixed here
    */
   async authenticate(credential: string | undefined): Promise<Identity> {
     if (!credential) throw new HandoverError("token-invalid", "There is no token. Send `Authorization: Bearer <token>`.");
@@ -87,14 +111,18 @@ export class Authenticator {
    * Makes a session: a new `sid` and a token signed for it.
    * @param ttlSeconds  life of the token
    * @param scope  as in OAuth, words with spaces between; none: receive, and send to any user
+   * @throws HandoverError unsupported, without a shared secret
    */
   async createSession(user: UserId, ttlSeconds: number, scope?: string): Promise<NewSession> {
     const session = randomBytes(18).toString("base64url") as SessionId;
     return { session, ...(await this.signToken(user, session, ttlSeconds, scope)) };
   }
 
-  /** Signs a token for an existing session. */
+  /** Signs a token for an existing session. @throws HandoverError unsupported, without a shared secret */
   async signToken(user: UserId, session: SessionId, ttlSeconds: number, scope?: string): Promise<{ token: string; expires: string }> {
+    if (!this.#secret) {
+      throw new HandoverError("unsupported", "This server has no HANDOVER_TOKEN_SECRET to sign tokens with; they come from the identity provider.");
+    }
     const issuedAt = Math.floor(this.#now() / 1000);
     const expires = issuedAt + ttlSeconds;
     const token = await new SignJWT({ sid: session, ...(scope === undefined ? {} : { scope }) })
@@ -117,13 +145,7 @@ export class Authenticator {
 
   async #verify(token: string): Promise<UserIdentity> {
     try {
-      const { payload } = await jwtVerify(token, this.#secret, {
-        algorithms: ["HS256"],
-        audience: this.#audience,
-        requiredClaims: ["sub", "sid", "exp"],
-        currentDate: new Date(this.#now()),
-      });
-      const { sub, sid, exp, scope } = payload;
+      const { sub, sid, exp, scope } = await this.#checkSignature(token);
       if (typeof sub !== "string" || !NAME.test(sub)) throw new HandoverError("token-invalid", "The token's sub is not a user id of the protocol.");
       if (typeof sid !== "string" || !NAME.test(sid))
         throw new HandoverError("token-invalid", "The token's sid is not a session id of the protocol.");
@@ -143,10 +165,30 @@ export class Authenticator {
       if (thrown instanceof errors.JWTExpired) {
         throw new HandoverError("token-expired", "The token has expired. Ask the backend for a new one.", { cause: thrown });
       }
-      throw new HandoverError("token-invalid", "The token is not valid here: not signed with this server's secret, or not made for it.", {
+      throw new HandoverError("token-invalid", "The token is not valid here: not signed by whom it trusts, or not made for it.", {
         cause: thrown,
       });
     }
+  }
+
+  /**
+   * The claims, when signature and times are good. The header's `alg` chooses between the secret and the provider's keys, and jose holds it against
+   * that source's own list: no public key is ever used as a secret, nor the secret as a key. Keys that a token brings or points to (`jwk`, `jku`,
+   * `x5c`, `x5u`) mean nothing here.
+   */
+  async #checkSignature(token: string): Promise<JWTPayload> {
+    if (token.length > MAX_TOKEN_LENGTH || !TOKEN.test(token)) throw new HandoverError("token-invalid", "This is not a token that is known here.");
+    const { alg, typ } = decodeProtectedHeader(token);
+    if (typ !== undefined && !TOKEN_TYPE.test(typ)) throw new HandoverError("token-invalid", "The token's typ says that it is for something else.");
+    const expected = { audience: this.#audience, requiredClaims: ["sub", "sid", "exp"], currentDate: new Date(this.#now()) };
+    if (this.#secret && alg === "HS256") return (await jwtVerify(token, this.#secret, { ...expected, algorithms: ["HS256"] })).payload;
+    if (this.#provider && this.#providerKey && PROVIDER_ALGORITHMS.includes(alg ?? "")) {
+      const { issuer } = this.#provider;
+      const options = { ...expected, algorithms: [...PROVIDER_ALGORITHMS], clockTolerance: PROVIDER_CLOCK_SECONDS };
+      return (await jwtVerify(token, this.#providerKey, issuer === undefined ? options : { ...options, issuer })).payload;
+    }
+    const known = [...(this.#secret ? ["HS256"] : []), ...(this.#provider ? PROVIDER_ALGORITHMS : [])];
+    throw new HandoverError("token-invalid", `This server takes tokens signed with ${known.join(", ")} only.`);
   }
 }
 

@@ -114,6 +114,27 @@ const SETTINGS = {
     }),
     isSecret: true,
   },
+  jwksUrl: text(
+    {
+      variable: "HANDOVER_JWKS_URL",
+      default: "",
+      says: "Where an identity provider has its keys (JWKS): its tokens (RS256, ES256, EdDSA) are good here too, or without a token secret alone. https, or http on this machine.",
+    },
+    (value) => {
+      if (value === "") return value;
+      const url = URL.canParse(value) ? new URL(value) : undefined;
+      const isSafe = url?.protocol === "https:" || (url?.protocol === "http:" && ["127.0.0.1", "localhost", "[::1]"].includes(url.hostname));
+      if (!url || !isSafe || url.username !== "" || url.password !== "") {
+        throw new Error("must be an address https://… without user and password; http://… only on 127.0.0.1, localhost or [::1]");
+      }
+      return value;
+    },
+  ),
+  issuer: text({
+    variable: "HANDOVER_ISSUER",
+    default: "",
+    says: "The `iss` claim that tokens of the identity provider must have. Unset: any that its keys have signed.",
+  }),
   audience: text({ variable: "HANDOVER_AUDIENCE", default: "handover", says: "The `aud` claim that tokens must have." }),
   origins: text(
     {
@@ -123,7 +144,8 @@ const SETTINGS = {
     },
     (value) => {
       for (const origin of listOf(value)) {
-        if (!/^https?:\/\/[^/\s*]+$/.test(origin))
+        // Any other spelling (a port that goes without saying, capitals) would never be equal to what a browser sends.
+        if (!/^https?:\/\/[^/\s*]+$/.test(origin) || !URL.canParse(origin) || new URL(origin).origin !== origin)
           throw new Error(`holds ${JSON.stringify(origin)}, which is not an origin such as https://app.example.com`);
       }
       return value;

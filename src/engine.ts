@@ -78,6 +78,8 @@ export type Appended =
   | { readonly outcome: "in-progress" }
   /** The mailboxes of all recipients are full. */
   | { readonly outcome: "full" }
+  /** It is addressed to a session that has ended. */
+  | { readonly outcome: "session-ended" }
   /** It would have been stored, but another item of the same call was not. */
   | { readonly outcome: "not-stored" };
 
@@ -137,6 +139,14 @@ export interface MessageState {
   readonly recipients: readonly RecipientState[];
 }
 
+/** What the end of a session brought with it. */
+export interface SessionEnd {
+  /** Whose it was, as far as it was known. */
+  readonly users: readonly UserId[];
+  /** What was addressed to it and is `evicted` by this. */
+  readonly evicted: readonly { readonly id: MessageId; readonly user: UserId }[];
+}
+
 /** The live tail of a mailbox: called by the engine, in the order of the numbers, after the commit. Must not throw. */
 export interface MailboxEvents {
   /** New entries at the end; `read` would find them too. */
@@ -191,6 +201,20 @@ export interface Engine {
   find(id: MessageId): Promise<MessageState | undefined>;
   /** Takes a message back from those who have not settled it. Only where `supports.takeBack`. @returns how many that were */
   evict(id: MessageId): Promise<number>;
+  /**
+   * Makes it known, durably when it resolves, that a session is this user's, until `untilMs` (ms since the Unix epoch) at least. Two users with a
+   * session of the same name have two sessions. Costs no commit when it says nothing new.
+   * @returns false when the session has ended; nothing is changed then
+   */
+  admitSession(session: SessionId, user: UserId, untilMs: number): Promise<boolean>;
+  /** Whose a session is, in the order of their names, at most `limit`; also after its end, as long as it is known. {@link append} says whether it has ended. */
+  usersOfSession(session: SessionId, limit: number): Promise<readonly UserId[]>;
+  /**
+   * Ends a session, for every user who has one of that name, seen before or not: in one commit, everything unsettled that is addressed to it is
+   * `evicted`, and nothing more is accepted for it. It stays ended for 366 days, and as long as it was known. Ending it again does no harm.
+   * @throws HandoverError store-full | store-unavailable (perhaps it has ended; ask again)
+   */
+  endSession(session: SessionId): Promise<SessionEnd>;
   /** The exact accounting of promise 2: what was accepted, how it ended, and what has not. Each number is as durable as the change it counts. */
   totals(): Promise<Totals>;
   /** Commits what was asked, then closes. Later calls are refused with store-unavailable. */

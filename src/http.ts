@@ -8,19 +8,20 @@ import type { Duplex } from "node:stream";
 import cors from "@fastify/cors";
 import fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from "fastify";
 import { type Authenticator, requireService } from "./auth.ts";
+import { bearerToken, cookieRemovalRoute, cookieRoute, cookieToken } from "./cookie.ts";
 import { asHandoverError, HandoverError } from "./errors.ts";
 import type { Hub } from "./hub.ts";
 import { unquotedKey } from "./message.ts";
-import { type Identity, type MessageId, PROTOCOL, parse, parseJson, type ReceiverId, SCHEMAS, type UserId } from "./protocol.ts";
+import { isAllowedOrigin } from "./origin.ts";
+import { type Identity, type MessageId, PROTOCOL, parse, parseJson, type ReceiverId, SCHEMAS, type SessionId, type UserId } from "./protocol.ts";
 import { holdPoll } from "./transports/poll.ts";
-import { EVENT_STREAM_HEADERS, openStream, parseStreamRequest } from "./transports/sse.ts";
+import { beginAnswer, whenGone } from "./transports/sse/answer.ts";
+import { openStream, parseStreamRequest } from "./transports/sse.ts";
 import type { WebSocketTransport } from "./transports/websocket.ts";
 
 const MAX_HEADERS = 100;
 /** Headers that mean something here, and would mean two things when they came twice. */
 const SINGLE_HEADERS = new Set("host content-type content-length authorization origin idempotency-key ttl topic urgency last-event-id".split(" "));
-/** A stream whose peer takes nothing of what waits for it for this long, or at most twice, is cut: it sleeps, or is not there any more. */
-const STALLED_MS = 45_000;
 const MAX_SESSION_SECONDS = 31_536_000;
 
 export interface HttpOptions {
@@ -51,6 +52,8 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
     loggerInstance: options.log,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: PROTOCOL.maxFrameBytes,
+    // The longest name of the protocol.
+    routerOptions: { maxParamLength: 128 },
     // Connections that idle between requests are closed at once when the server stops; drain has let go of the others by then.
     forceCloseConnections: "idle",
     return503OnClosing: false,
@@ -90,7 +93,9 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
   });
   if (options.origins.length > 0) {
     await app.register(cors, {
-      origin: [...options.origins],
+      // Credentials are allowed to those of the list only, and never with `*`.
+      origin: (origin, done) => done(null, origin !== undefined && options.origins.includes(origin) ? origin : false),
+      credentials: true,
       methods: ["GET", "POST", "DELETE"],
       allowedHeaders: ["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "TTL", "Topic", "Urgency"],
       exposedHeaders: ["Location", "Retry-After"],
@@ -120,14 +125,16 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
   );
 
   healthRoutes(app, options);
+  cookieRemovalRoute(app, options.origins);
   await app.register((v1, _options, done) => {
     v1.decorateRequest("identity");
     v1.addHook("onRequest", async (request) => {
-      request.identity = await identify(options.authenticator, request);
+      request.identity = await identify(options, request);
     });
     messageRoutes(v1, options);
     receivingRoutes(v1, options);
     sessionRoutes(v1, options);
+    cookieRoute(v1, options.origins);
     done();
   });
   return app;
@@ -191,19 +198,11 @@ function receivingRoutes(app: FastifyInstance, { hub }: HttpOptions): void {
   // HEAD would take the place of the receiver's stream, for nothing.
   app.get("/v1/events", { exposeHeadRoute: false }, async (request, reply) => {
     const identity = hub.requireReceiver(request.identity);
-    const { raw } = reply;
     const stream = openStream(hub, identity, parseStreamRequest(request.query, request.headers["last-event-id"]), () => {
-      // The answer is the stream's from here on, with what hooks have set (CORS).
-      reply.headers(EVENT_STREAM_HEADERS).hijack();
-      for (const [name, value] of Object.entries(reply.getHeaders())) if (value !== undefined) raw.setHeader(name, value);
-      raw.setTimeout(STALLED_MS, () => raw.destroy());
-      return raw;
+      reply.hijack();
+      return beginAnswer(reply.raw, reply.getHeaders());
     });
-    // The connection, not the answer: one that waits behind another's in a pipeline is not told that its peer has gone.
-    const { socket } = request;
-    socket.once("close", stream.abandon);
-    raw.once("close", () => socket.off("close", stream.abandon));
-    if (socket.destroyed) stream.abandon();
+    whenGone(reply.raw, request.raw, stream.abandon);
     await stream.opened;
   });
 
@@ -215,7 +214,7 @@ function receivingRoutes(app: FastifyInstance, { hub }: HttpOptions): void {
   });
 }
 
-function sessionRoutes(app: FastifyInstance, { authenticator, sessionTtlMs }: HttpOptions): void {
+function sessionRoutes(app: FastifyInstance, { hub, authenticator, sessionTtlMs }: HttpOptions): void {
   app.post("/v1/sessions", async (request, reply) => {
     requireService(request.identity);
     const { user, ttl, scope } = parse(SCHEMAS.session, request.body, "The session");
@@ -223,15 +222,24 @@ function sessionRoutes(app: FastifyInstance, { authenticator, sessionTtlMs }: Ht
       throw new HandoverError("invalid", `A session's token lives at most ${MAX_SESSION_SECONDS} seconds; ask for less.`);
     }
     const session = await authenticator.createSession(user as UserId, ttl ?? Math.ceil(sessionTtlMs / 1000), scope);
+    // Known before the backend hears of it: it may address mail to it at once.
+    await hub.sessions.admit({ user: user as UserId, session: session.session, expiresAtMs: Date.parse(session.expires) });
     return sendJson(reply.code(201), session);
+  });
+
+  app.delete("/v1/sessions/:id", async (request, reply) => {
+    requireService(request.identity);
+    await hub.endSession(parse(SCHEMAS.sessionPath, request.params, "The address").id as SessionId);
+    return reply.code(204).send();
   });
 }
 
-/** Who is asking. @throws HandoverError token-invalid | token-expired */
-function identify(authenticator: Authenticator, request: FastifyRequest): Promise<Identity> {
-  const header = request.headers.authorization;
-  const [, credential] = /^Bearer +(\S+) *$/i.exec(header ?? "") ?? [];
-  return authenticator.authenticate(credential);
+/** Who is asking: by `Authorization`, or without one by the cookie. @throws HandoverError bad-request | token-invalid | token-expired | timeout | store-unavailable */
+async function identify({ hub, origins }: HttpOptions, { headers }: FastifyRequest): Promise<Identity> {
+  if (headers.authorization !== undefined) return hub.authenticate(bearerToken(headers.authorization));
+  const identity = await hub.authenticate(cookieToken(origins, headers));
+  if (identity.kind === "service") throw new HandoverError("token-invalid", "A service key is not for cookies; a user's token is.");
+  return identity;
 }
 
 /** Headers of RFC 8030 and of the Idempotency-Key draft stand for fields of the body; both and different is refused. */
@@ -304,14 +312,6 @@ function checkRequest({ hosts }: HttpOptions, request: IncomingMessage): void {
     throw new HandoverError("unsupported-media", "Bodies are not decompressed; send plain JSON.");
 }
 
-/** Whether a page of this origin may use the server. A request without `Origin` is not a page's; it needs a token like any other. */
-function isAllowedOrigin({ origins }: HttpOptions, request: IncomingMessage): boolean {
-  const { origin, host } = request.headers;
-  if (origin === undefined) return true;
-  if (origins.length > 0) return origins.includes(origin);
-  return origin === `http://${host}` || origin === `https://${host}`;
-}
-
 function upgrade(options: HttpOptions, request: IncomingMessage, socket: Duplex, head: Buffer): void {
   // Until ws has taken over, nobody listens: a peer that goes away now must not end the process.
   const onError = () => socket.destroy();
@@ -319,7 +319,9 @@ function upgrade(options: HttpOptions, request: IncomingMessage, socket: Duplex,
   try {
     checkRequest(options, request);
     if (request.url?.split("?", 1)[0] !== "/v1/ws") throw new HandoverError("unknown", "WebSocket lives at /v1/ws.");
-    if (!isAllowedOrigin(options, request)) {
+    const { origin, host } = request.headers;
+    // Without `Origin` it is not a page's; it needs a token like any other.
+    if (origin !== undefined && !isAllowedOrigin(options.origins, origin, host)) {
       throw new HandoverError("forbidden", "Pages of this origin may not connect here; HANDOVER_ORIGINS lists those that may.");
     }
     if (options.hub.isDraining) throw new HandoverError("draining", "The server is about to stop.");

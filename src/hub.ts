@@ -12,8 +12,20 @@ import type { Accepted, Addressed, Appended, Engine, MessageState, Recipient } f
 import { asHandoverError, HandoverError } from "./errors.ts";
 import { Mailbox } from "./mailbox.ts";
 import { type AcceptanceRules, prepareMessage } from "./message.ts";
-import { type Identity, type MessageId, parse, type ReceiverId, SCHEMAS, type SessionId, type UserId, type UserIdentity } from "./protocol.ts";
+import {
+  type Identity,
+  type MessageId,
+  type MessageRequest,
+  PROTOCOL,
+  parse,
+  type ReceiverId,
+  SCHEMAS,
+  type SessionId,
+  type UserId,
+  type UserIdentity,
+} from "./protocol.ts";
 import type { Receiver } from "./receiver.ts";
+import { Sessions, type SessionWatch } from "./sessions.ts";
 import type { Acknowledgement, Channel, Gateway, Link, Resume } from "./transport.ts";
 
 /** How often receivers that went away are looked at. */
@@ -35,12 +47,12 @@ export interface HubOptions {
 }
 
 export class Hub implements Gateway {
-  readonly authenticate: (credential: string | undefined) => Promise<Identity>;
   readonly requireReceiver = requireReceiver;
+  readonly sessions: Sessions;
   readonly #engine: Engine;
   readonly #options: HubOptions;
   readonly #now: () => number;
-  readonly #rules: AcceptanceRules;
+  readonly #rules: Omit<AcceptanceRules, "usersOfSession">;
   readonly #mailboxes = new Map<UserId, Promise<Mailbox>>();
   /** The same mailboxes, once they are attached: for what cannot wait. */
   readonly #attached = new Map<UserId, Mailbox>();
@@ -51,7 +63,7 @@ export class Hub implements Gateway {
   constructor(options: HubOptions) {
     this.#options = options;
     this.#engine = options.engine;
-    this.authenticate = options.authenticate;
+    this.sessions = new Sessions(options.engine);
     this.#now = options.now ?? Date.now;
     this.#rules = {
       maxMessageBytes: options.maxMessageBytes,
@@ -74,6 +86,26 @@ export class Hub implements Gateway {
     return this.#isDraining;
   }
 
+  async authenticate(credential: string | undefined): Promise<Identity> {
+    const identity = await this.#options.authenticate(credential);
+    if (identity.kind === "user") await this.sessions.admit(identity);
+    return identity;
+  }
+
+  async watch(identity: UserIdentity, close: (reason: HandoverError) => void): Promise<() => void> {
+    const watch = this.sessions.watch(identity.session, close);
+    await this.#unlessEnded(watch, this.sessions.admit(identity));
+    return watch.stop;
+  }
+
+  /**
+   * Ends a session for ever: durable when it resolves, its connections and polls are let go by then.
+   * @throws HandoverError store-unavailable | store-full (perhaps it has ended; ask again)
+   */
+  async endSession(session: SessionId): Promise<void> {
+    for (const user of await this.sessions.end(session)) this.#attached.get(user)?.forgetSession(session);
+  }
+
   async send(identity: Identity, request: unknown): Promise<Accepted | HandoverError> {
     const [result] = await this.sendAll(identity, [request]);
     return result ?? new HandoverError("internal", "The message got no answer.");
@@ -88,13 +120,19 @@ export class Hub implements Gateway {
     try {
       if (this.#isDraining) throw draining();
       requireUnexpired(identity, this.#now());
-      const prepared = requests.map((request): Addressed | HandoverError => {
+      // The body may have taken its time.
+      if (identity.kind === "user") await this.sessions.admit(identity);
+      const orError = <T>(make: () => T): T | HandoverError => {
         try {
-          return prepareMessage(identity, parse(SCHEMAS.message, request, "The message"), this.#rules);
+          return make();
         } catch (thrown) {
           return this.#reported(thrown);
         }
-      });
+      };
+      const parsed = requests.map((request) => orError(() => parse(SCHEMAS.message, request, "The message")));
+      const users = await this.#usersOfSessions(identity, parsed);
+      const rules = { ...this.#rules, usersOfSession: (session: SessionId) => users.get(session) ?? [] };
+      const prepared = parsed.map((each) => (each instanceof HandoverError ? each : orError(() => prepareMessage(identity, each, rules))));
       if (prepared.every(isPrepared)) {
         this.#announce(prepared);
         const outcomes = await this.#engine.append(prepared);
@@ -134,7 +172,14 @@ export class Hub implements Gateway {
   async open(identity: UserIdentity, link: Link, resume: Resume): Promise<Channel> {
     if (this.#isDraining) throw draining();
     requireUnexpired(identity, this.#now());
+    const watch = this.sessions.watch(identity.session, (reason) => link.close(reason));
+    return this.#unlessEnded(watch, this.#open(identity, link, resume, watch));
+  }
+
+  async #open(identity: UserIdentity, link: Link, resume: Resume, watch: SessionWatch): Promise<Channel> {
+    await this.sessions.admit(identity);
     const mailbox = await this.#mailbox(identity.user);
+    watch.requireGoing();
     // It may have begun to drain meanwhile, and have let go of every link it knew.
     if (this.isDraining) throw draining();
     const id = resume.receiver ?? (randomUUID() as ReceiverId);
@@ -144,6 +189,7 @@ export class Hub implements Gateway {
     link.send({ op: "ready", receiver: id, epoch, head: mailbox.head });
     const replaced = new HandoverError("replaced", "A newer connection of the same receiver took over.");
     await receiver.open(link, resumed ? resume.cursor : undefined, resume.window, replaced);
+    if (watch.hasEnded) receiver.close(link, this.#now());
     return {
       receiver: id,
       epoch,
@@ -151,15 +197,37 @@ export class Hub implements Gateway {
       resumed,
       position: () => receiver.positionOf(link),
       drained: () => void receiver.drained(link),
-      closed: () => receiver.close(link, this.#now()),
+      closed: () => {
+        watch.stop();
+        receiver.close(link, this.#now());
+      },
     };
+  }
+
+  /** What is done for a session while it is watched; if the session ends meanwhile, it counts as not done. Goes on watching if it succeeds. */
+  async #unlessEnded<T>(watch: SessionWatch, work: Promise<T>): Promise<T> {
+    try {
+      const result = await work;
+      watch.requireGoing();
+      return result;
+    } catch (thrown) {
+      watch.stop();
+      throw thrown;
+    }
   }
 
   async acknowledge(identity: UserIdentity, { receiver: id, epoch, cursor, ...forms }: Acknowledgement): Promise<number> {
     requireUnexpired(identity, this.#now());
-    const mailbox = await this.#mailbox(identity.user);
-    if (epoch !== mailbox.epoch) return 0;
-    return mailbox.acknowledge(this.#receiver(mailbox, id, identity.session), forms, cursor);
+    const watch = this.sessions.watch(identity.session);
+    try {
+      await this.sessions.admit(identity);
+      const mailbox = await this.#mailbox(identity.user);
+      watch.requireGoing();
+      if (epoch !== mailbox.epoch) return 0;
+      return await mailbox.acknowledge(this.#receiver(mailbox, id, identity.session), forms, cursor);
+    } finally {
+      watch.stop();
+    }
   }
 
   /** Whether a receiver of this user is live on this node. */
@@ -180,6 +248,20 @@ export class Hub implements Gateway {
         receiver.disconnect(draining(), this.#now());
       }
     }
+  }
+
+  /** Whose the sessions are that a service addresses. */
+  async #usersOfSessions(
+    identity: Identity,
+    requests: readonly (MessageRequest | HandoverError)[],
+  ): Promise<ReadonlyMap<SessionId, readonly UserId[]>> {
+    const users = new Map<SessionId, readonly UserId[]>();
+    if (identity.kind !== "service") return users;
+    const sessions = new Set(requests.flatMap((each) => (each instanceof HandoverError ? [] : (each.to.session as SessionId | undefined)) ?? []));
+    // One more than a message may have: too many shall be seen.
+    const look = async (session: SessionId) => users.set(session, await this.sessions.usersOf(session, PROTOCOL.maxRecipients + 1));
+    await Promise.all([...sessions].map(look));
+    return users;
   }
 
   /** TTL 0 is for the receivers that are live at acceptance: their mailboxes are told which messages those are. */
@@ -253,6 +335,8 @@ function resultOf(appended: Appended): Accepted | HandoverError {
       return new HandoverError("in-progress", "The first request with this key is not finished; ask again in a moment.");
     case "full":
       return new HandoverError("mailbox-full", "The mailbox of every recipient is full. Nothing was stored; try again when they have read.");
+    case "session-ended":
+      return new HandoverError("unknown", "The session that the message is addressed to has ended. Nothing was stored.");
     case "not-stored":
       return notStored();
   }

@@ -100,6 +100,15 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
     }
   }
 
+  /** Lets go of a session that has ended. */
+  forgetSession(session: SessionId): void {
+    for (const [key, receiver] of this.#receivers) {
+      if (receiver.session !== session) continue;
+      receiver.disconnect(new HandoverError("session-ended", "The session was ended."), Date.now());
+      this.#receivers.delete(key);
+    }
+  }
+
   /** Forgets the receiver that has been away longest, to make room. @returns whether there was one */
   forgetOldestAbsent(): boolean {
     let oldest: [string, Receiver] | undefined;

@@ -7,7 +7,7 @@ import { uuidv7 } from "uuidv7";
 import { requireSender, requireService, requireType, sourceOf } from "./auth.ts";
 import type { Addressed, EngineSupports, Recipient } from "./engine.ts";
 import { HandoverError } from "./errors.ts";
-import { type Identity, type MessageId, type MessageRequest, PROTOCOL, type UserId, writeData } from "./protocol.ts";
+import { type Identity, type MessageId, type MessageRequest, PROTOCOL, type SessionId, type UserId, writeData } from "./protocol.ts";
 
 export interface AcceptanceRules {
   /** Most bytes of the whole event. */
@@ -18,17 +18,19 @@ export interface AcceptanceRules {
   readonly now: () => number;
   /** Whether a user exists, where the server is configured to know. */
   isKnown(user: UserId): boolean;
+  /** Whose a session is; nobody's when it is not known. */
+  usersOfSession(session: SessionId): readonly UserId[];
   /** Whether a receiver that could get this is live now; asked for TTL 0 only. */
   isLive(recipient: Recipient): boolean;
 }
 
 /**
  * Checks a request against what its sender may do and this server offers, and writes the event.
- * @throws HandoverError forbidden | unknown | too-large | unsupported | bad-request
+ * @throws HandoverError forbidden | unknown | too-large | unsupported | invalid | bad-request
  */
 export function prepareMessage(identity: Identity, request: MessageRequest, rules: AcceptanceRules): Addressed {
   requireType(identity, request.type);
-  const recipients = resolveRecipients(identity, request.to);
+  const recipients = resolveRecipients(identity, request.to, rules);
   const stranger = recipients.find(({ user }) => !rules.isKnown(user));
   if (stranger) throw new HandoverError("unknown", `There is no user ${stranger.user} here. Nothing was stored.`);
   if (request.receipt) throw new HandoverError("unsupported", "Receipts are not offered by this version; ask for the message's state instead.");
@@ -80,11 +82,20 @@ export function unquotedKey(key: string): string {
   return /^"(.+)"$/.exec(key)?.[1] ?? key;
 }
 
-function resolveRecipients(identity: Identity, to: MessageRequest["to"]): readonly Recipient[] {
+function resolveRecipients(identity: Identity, to: MessageRequest["to"], rules: AcceptanceRules): readonly Recipient[] {
   if (to.group !== undefined) throw new HandoverError("unsupported", "Groups are not offered by this version; name the users.");
   if (to.session !== undefined) {
     requireService(identity);
-    throw new HandoverError("unsupported", "Sending to one session is not offered by this version; send to its user.");
+    const session = to.session as SessionId;
+    const users = rules.usersOfSession(session);
+    if (users.length === 0)
+      throw new HandoverError(
+        "unknown",
+        "There is no such session here: it was neither made here, nor has anybody used its token. Nothing was stored.",
+      );
+    if (users.length > PROTOCOL.maxRecipients)
+      throw new HandoverError("invalid", `More than ${PROTOCOL.maxRecipients} users have a session of this name; give each login a name of its own.`);
+    return users.map((user) => ({ user, session }));
   }
   const users = [...new Set(to.users ?? (to.user === undefined ? [] : [to.user]))] as UserId[];
   for (const user of users) requireSender(identity, user);

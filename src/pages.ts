@@ -65,7 +65,8 @@ function pickUser(hub: Hub, givenAtMs: ReadonlyMap<string, number>): string {
 
 function serve(app: FastifyInstance, path: string, file: URL, headers: Readonly<Record<string, string>>): void {
   const type = CONTENT_TYPES[file.pathname.split(".").at(-1) ?? ""] ?? "application/octet-stream";
-  app.get(path, async (request, reply) => {
+  // Who may load these has nothing to do with who may use the server: the SDK is for every page, the demonstration for its own.
+  app.get(path, { config: { cors: false } }, async (request, reply) => {
     let content: Buffer;
     try {
       content = await readFile(file);

@@ -143,6 +143,7 @@ export const SCHEMAS = {
     },
     closed,
   ),
+  sessionPath: Type.Object({ id: name("the session to end") }, closed),
   /** What every frame of a client has; the rest is for the schema of its op. */
   frame: Type.Object({ op: Type.String(), ref: Type.Optional(ref) }),
   hello: Type.Object(

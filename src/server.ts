@@ -8,7 +8,7 @@ import type { AddressInfo } from "node:net";
 import { join, resolve } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { type Logger, pino } from "pino";
-import { Authenticator, parseServiceKeys } from "./auth.ts";
+import { Authenticator, type Provider, parseServiceKeys } from "./auth.ts";
 import { type Config, ConfigError, listOf } from "./config.ts";
 import type { Engine } from "./engine.ts";
 import { memoryEngine } from "./engines/memory.ts";
@@ -54,7 +54,12 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
     onFailure(cause);
   });
   try {
-    const authenticator = new Authenticator({ tokenSecret, audience: config.audience, serviceKeys: parseServiceKeys(serviceKey) });
+    const authenticator = new Authenticator({
+      tokenSecret,
+      audience: config.audience,
+      serviceKeys: parseServiceKeys(serviceKey),
+      provider: providerOf(config, log),
+    });
     const onError = (error: HandoverError) => log.error({ err: error.cause ?? error }, "something went wrong inside the server");
     const hub = new Hub({
       engine,
@@ -112,6 +117,12 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
   }
 }
 
+function providerOf({ jwksUrl, issuer }: Config, log: Logger): Provider | undefined {
+  if (jwksUrl === "") return undefined;
+  const onFailure = (failure: HandoverError) => log.error({ err: failure.cause }, `The identity provider gave no keys (${jwksUrl}).`);
+  return { jwksUrl: new URL(jwksUrl), issuer: issuer === "" ? undefined : issuer, onFailure };
+}
+
 /** Whether a user exists, where the server is configured to know. */
 function knownUsers({ users }: Config): (user: string) => boolean {
   const known = new Set(listOf(users));
@@ -144,14 +155,18 @@ function engineOf(config: Config, log: Logger): Engine {
 
 export interface Secrets {
   readonly serviceKey: string;
+  /** Empty: tokens are the identity provider's. */
   readonly tokenSecret: string;
 }
 
 /**
  * The secrets in force: as configured; in development mode, what is not configured is made once and kept in the data folder.
- * @throws ConfigError outside development mode without a token secret, and for development mode on an address that others can reach
+ * @throws ConfigError outside development mode when nobody's tokens would be good, for an issuer without its keys, and for development mode on an address that others can reach
  */
 export function secretsOf(config: Config): Secrets {
+  if (config.issuer !== "" && config.jwksUrl === "") {
+    throw new ConfigError("HANDOVER_ISSUER names an identity provider, and HANDOVER_JWKS_URL does not say where its keys are. Set both, or neither.");
+  }
   if (config.dev) {
     if (!LOOPBACK.includes(config.host)) {
       throw new ConfigError(`Development mode makes a session for whoever asks, so it listens on 127.0.0.1 only, not on ${config.host}.`);
@@ -161,10 +176,10 @@ export function secretsOf(config: Config): Secrets {
       tokenSecret: config.tokenSecret || keptSecret(config.data, "token-secret"),
     };
   }
-  if (config.tokenSecret === "") {
+  if (config.tokenSecret === "" && config.jwksUrl === "") {
     throw new ConfigError(
       "HANDOVER_TOKEN_SECRET is not set: without a secret of at least 32 bytes anybody could make tokens. " +
-        "Set it, for example to the output of `openssl rand -base64 32`; or use --dev to try things out on this machine.",
+        "Set it, for example to the output of `openssl rand -base64 32`; or set HANDOVER_JWKS_URL to the keys of your identity provider; or use --dev to try things out on this machine.",
     );
   }
   return { serviceKey: config.serviceKey, tokenSecret: config.tokenSecret };

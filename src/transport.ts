@@ -66,15 +66,22 @@ export interface Gateway {
   /** @throws HandoverError forbidden, when it is a service or has no scope `receive` */
   requireReceiver(identity: Identity): UserIdentity;
   /**
-   * Attaches a link to its receiver, which may have had others before. Resolves when everything that was waiting, or as much as
+   * Watches a session for a connection that has no receiver; one with a receiver is a link, and is closed with its session anyway.
+   * @param close  called once, when the session ends
+   * @returns what ends the watch
+   * @throws HandoverError token-invalid, when it has ended already | store-unavailable
+   */
+  watch(identity: UserIdentity, close: (reason: HandoverError) => void): Promise<() => void>;
+  /**
+   * Attaches a link to its receiver, which may have had others before. The end of the session closes it, with `session-ended`. Resolves when everything that was waiting, or as much as
    * the window takes, has been sent to the link.
-   * @throws HandoverError rate-limited | store-unavailable | draining
+   * @throws HandoverError token-invalid, when the session has ended | rate-limited | store-unavailable | draining
    */
   open(identity: UserIdentity, link: Link, resume: Resume): Promise<Channel>;
   /**
    * Settles, durably when it resolves.
    * @returns how many messages it newly settled
-   * @throws HandoverError store-unavailable (nothing was settled)
+   * @throws HandoverError token-invalid, when the session has ended | store-unavailable (nothing was settled)
    */
   acknowledge(identity: UserIdentity, acknowledgement: Acknowledgement): Promise<number>;
   /**

@@ -40,8 +40,8 @@ function importsOf(file: string, text: string): Import[] {
 const LAYERS: Readonly<Record<string, readonly string[]>> = {
   L0: ["protocol.ts", "errors.ts"],
   L1: ["engine.ts", "transport.ts"],
-  L2: ["auth.ts", "message.ts", "receiver.ts", "mailbox.ts", "hub.ts"],
-  L4: ["config.ts", "http.ts", "pages.ts", "server.ts", "commands.ts", "cli.ts", "index.ts"],
+  L2: ["jwks.ts", "auth.ts", "message.ts", "sessions.ts", "receiver.ts", "mailbox.ts", "hub.ts"],
+  L4: ["config.ts", "origin.ts", "cookie.ts", "http.ts", "pages.ts", "server.ts", "commands.ts", "cli.ts", "index.ts"],
 };
 
 function layerOf(file: string): string {

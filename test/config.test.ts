@@ -55,6 +55,9 @@ test("[K3] a value that is not allowed is an error that names the setting and wh
     ["HANDOVER_ORIGINS", "*", /not an origin/],
     ["HANDOVER_ORIGINS", "https://a.example/", /not an origin/],
     ["HANDOVER_ORIGINS", "https://a.example,app", /"app"/],
+    ["HANDOVER_ORIGINS", "https://a.example:443", /not an origin/],
+    ["HANDOVER_ORIGINS", "https://A.example", /not an origin/],
+    ["HANDOVER_ORIGINS", "https://user@a.example", /not an origin/],
     ["HANDOVER_LOG_LEVEL", "loud", /must be one of trace, debug/],
     ["HANDOVER_X0", "on", /off, demo, registered/],
     ["HANDOVER_MAX_MESSAGE_BYTES", "1", /1024/],
@@ -67,6 +70,36 @@ test("[K3] a value that is not allowed is an error that names the setting and wh
   expect(() => withFile({ host: 7 })).toThrow(/host must be a text/);
   expect(() => withFile({ dev: "true" })).toThrow(/dev must be true or false/);
   expect(() => load({ flags: { port: "x" } })).toThrow(/--port must be/);
+});
+
+test("[K12] keys of an identity provider come over https, or from this machine; without them an issuer is refused, and nothing starts without anybody's tokens", () => {
+  const jwks = (url: string) => load({ environment: { HANDOVER_JWKS_URL: url } });
+  for (const good of [
+    "https://id.example.com/keys",
+    "https://id.example.com:8443/a?b=c",
+    "http://127.0.0.1:9000/keys",
+    "http://localhost/k",
+    "http://[::1]:1/k",
+  ])
+    expect(jwks(good).jwksUrl).toBe(good);
+  for (const wrong of [
+    "http://id.example.com/keys",
+    "http://127.0.0.1.evil.example/keys",
+    "http://localhost@evil.example/keys",
+    "http://0.0.0.0/keys",
+    "https://user:password@id.example.com/keys",
+    "https://user@id.example.com/keys",
+    "file:///etc/keys",
+    "data:application/json,{}",
+    "id.example.com",
+    "https://",
+  ]) {
+    expect(() => jwks(wrong), wrong).toThrow(/HANDOVER_JWKS_URL must be an address https/);
+    expect(() => jwks(wrong), wrong).toThrow(ConfigError);
+  }
+  expect(() => secretsOf(load({ flags: { issuer: "https://id.example.com", tokenSecret: "x".repeat(32) } }))).toThrow(/HANDOVER_JWKS_URL/);
+  expect(() => secretsOf(load())).toThrow(/HANDOVER_TOKEN_SECRET is not set.*HANDOVER_JWKS_URL/s);
+  expect(secretsOf(load({ flags: { jwksUrl: "https://id.example.com/keys" } })).tokenSecret).toBe("");
 });
 
 test("[K4] every setting has its own variable and option, a default that it allows itself, and one sentence", () => {

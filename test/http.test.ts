@@ -358,6 +358,35 @@ describe("who asks", () => {
     expect((await call(`${started.url}/v1/poll`, { token, body: { receiver: "r", wait: 0 } })).status).toBe(204);
   });
 
+  test("[H90] a session that was made here can be addressed as soon as the backend hears of it", async () => {
+    const answer = await call(`${started.url}/v1/sessions`, { token: SERVICE_CREDENTIAL, body: { user: "yan" } });
+    const session = String(field(answer.body, "session"));
+    const sent = await post({ to: { session }, type: "t" }, {}, SERVICE_CREDENTIAL);
+    expect([sent.status, field(sent.body, "recipients")]).toEqual([201, ["yan"]]);
+    await storesNothing(async () => expectProblem(await post({ to: { session }, type: "t" }), "forbidden", "a user does not address sessions"));
+  });
+
+  test("[H91] sessions are ended by services, under any name that a session can have; no other name is taken", async () => {
+    const end = (session: string, token = SERVICE_CREDENTIAL) =>
+      call(`${started.url}/v1/sessions/${encodeURIComponent(session)}`, { method: "DELETE", token });
+    for (const sid of ["s", "a.b_c:d@e-f", "@".repeat(128)]) {
+      const token = started.token("xena", { sid });
+      const poll = () => call(`${started.url}/v1/poll`, { token, body: { receiver: "r", wait: 0 } });
+      expect((await poll()).status).toBe(204);
+      expectProblem(await end(sid, token), "forbidden");
+      expect((await poll()).status).toBe(204);
+      for (let n = 0; n < 2; n++) {
+        const answer = await end(sid);
+        expect([answer.status, answer.body], sid).toEqual([204, undefined]);
+      }
+      expectProblem(await poll(), "token-invalid", sid);
+    }
+    for (const sid of ["", "a b", "ä", "a/b", "\u0000", "x".repeat(129), "x".repeat(5_000)]) {
+      expectProblem(await end(sid), "bad-request", sid.slice(0, 20));
+    }
+    expectProblem(await call(`${started.url}/v1/sessions/s`, { method: "DELETE" }), "token-invalid", "nobody");
+  });
+
   test("[H12] types that begin with handover. are the server's; notifications need the scope notify", async () => {
     await storesNothing(async () => {
       for (const type of ["handover.receipt", "handover.", "handover.notification"]) expectProblem(await post({ ...GOOD, type }), "forbidden", type);
@@ -373,8 +402,6 @@ describe("who asks", () => {
     storesNothing(async () => {
       expectProblem(await post({ ...GOOD, to: { group: "team" } }), "unsupported", "a group");
       expectProblem(await post({ ...GOOD, receipt: true }), "unsupported", "a receipt");
-      expectProblem(await post({ ...GOOD, to: { session: "s" } }, {}, SERVICE_CREDENTIAL), "unsupported", "one session");
-      expectProblem(await post({ ...GOOD, to: { session: "s" } }), "forbidden", "one session, for a user");
     }));
 
   test("[H14] a user whom nobody has seen is accepted, and a message nobody sent is unknown", async () => {

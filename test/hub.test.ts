@@ -43,6 +43,9 @@ function gated(engine: Engine, gate: Gate): Engine {
     open: (failed) => engine.open(failed),
     find: (id) => engine.find(id),
     evict: (id) => engine.evict(id),
+    admitSession: (session, user, untilMs) => engine.admitSession(session, user, untilMs),
+    usersOfSession: (session, limit) => engine.usersOfSession(session, limit),
+    endSession: (session) => engine.endSession(session),
     totals: () => engine.totals(),
     close: () => engine.close(),
     async append(batch) {

@@ -16,6 +16,7 @@ import type {
   MailboxEvents,
   MessageState,
   Page,
+  SessionEnd,
   Settlement,
   Totals,
 } from "../engine.ts";
@@ -37,6 +38,7 @@ import {
   wrong,
 } from "./memory/box.ts";
 import { DueQueue } from "./memory/due.ts";
+import { SessionBook } from "./memory/session.ts";
 
 export interface MemoryOptions {
   /** Most unsettled messages in a mailbox. */
@@ -55,6 +57,8 @@ export interface MemoryEngine extends Engine {
 }
 
 const DAY_MS = 24 * 3600_000;
+/** How long it is remembered that a session has ended. */
+const REMEMBER_ENDED_MS = 366 * DAY_MS;
 const MAX_SLEEP_MS = 60_000;
 const MIN_SLEEP_MS = 10;
 
@@ -85,6 +89,9 @@ class Memory implements MemoryEngine {
   readonly #tails = new Map<UserId, Tail>();
   readonly #withNews = new Set<Tail>();
   readonly #due = new DueQueue<Delivery | Key>();
+  readonly #sessions = new SessionBook();
+  /** What is unsettled and addressed to one session. */
+  readonly #bySession = new Map<SessionId, Set<Delivery>>();
   readonly #totals: Record<keyof Totals, number> = { accepted: 0, unsettled: 0, acked: 0, expired: 0, replaced: 0, evicted: 0, dead: 0 };
   #state: "new" | "open" | "closed" = "new";
   #timer: NodeJS.Timeout | undefined;
@@ -115,7 +122,7 @@ class Memory implements MemoryEngine {
     const ids = new Set(batch.map(({ id }) => id));
     const results = batch.map((message, place): Appended => {
       const plan = plans[place];
-      if (plan === "conflict" || plan === "full") return { outcome: plan };
+      if (plan === "conflict" || plan === "full" || plan === "session-ended") return { outcome: plan };
       if (!Array.isArray(plan)) {
         const key = this.#keys.get(keyName(message));
         return key && (isWhole || !ids.has(key.accepted.id)) ? { outcome: "repeated", accepted: key.accepted } : { outcome: "not-stored" };
@@ -127,7 +134,7 @@ class Memory implements MemoryEngine {
   }
 
   /** What would become of each item, given the ones before it: which recipients have room, or why it is not stored. Changes nothing. */
-  #plan(batch: readonly Addressed[]): ("repeated" | "conflict" | "full" | boolean[])[] {
+  #plan(batch: readonly Addressed[]): ("repeated" | "conflict" | "full" | "session-ended" | boolean[])[] {
     const nowMs = this.#now();
     const keys = new Map<string, string>();
     const room = new Map<UserId, { count: number; bytes: number; readonly byTopic: Map<string, number | undefined> }>();
@@ -144,6 +151,7 @@ class Memory implements MemoryEngine {
         if (hash !== undefined) return hash === idempotency.hash ? "repeated" : "conflict";
       }
       if (this.#messages.has(id) || ids.has(id)) throw wrong(`message ${id} is there already`);
+      if (recipients.some(({ session }) => session !== undefined && this.#sessions.hasEnded(session, nowMs))) return "session-ended";
       const bytes = Buffer.byteLength(message.event);
       const isExpired = message.expiresAtMs <= message.acceptedAtMs;
       const hasRoom = recipients.map(({ user, session }) => {
@@ -197,6 +205,7 @@ class Memory implements MemoryEngine {
       this.#totals.accepted += 1;
       this.#totals.unsettled += 1;
       if (topic !== undefined) box.byTopic.set(topic, delivery);
+      if (session !== undefined) this.#bySession.set(session, (this.#bySession.get(session) ?? new Set()).add(delivery));
       number(delivery);
       if (isExpired) this.#endAndTell(delivery, "expired");
       else {
@@ -306,6 +315,36 @@ class Memory implements MemoryEngine {
     return hasExpired ? 0 : open.length;
   }
 
+  async admitSession(session: SessionId, user: UserId, untilMs: number): Promise<boolean> {
+    this.#mustBeOpen();
+    if (this.#sessions.hasEnded(session, this.#now())) return false;
+    this.#sessions.admit(session, user, stroke(untilMs));
+    this.#wake();
+    return true;
+  }
+
+  async usersOfSession(session: SessionId, limit: number): Promise<readonly UserId[]> {
+    this.#mustBeOpen();
+    return this.#sessions.usersOf(session, this.#now()).slice(0, limit);
+  }
+
+  async endSession(session: SessionId): Promise<SessionEnd> {
+    this.#mustBeOpen();
+    const nowMs = this.#now();
+    const users = this.#sessions.usersOf(session, nowMs);
+    this.#sessions.end(session, stroke(nowMs + REMEMBER_ENDED_MS));
+    const open = [...(this.#bySession.get(session) ?? [])].sort((one, other) => (one.order < other.order ? -1 : 1));
+    const evicted: { id: MessageId; user: UserId }[] = [];
+    for (const delivery of open) {
+      const { message, box } = delivery;
+      const hasExpired = message.expiresAtMs <= nowMs;
+      this.#endAndTell(delivery, hasExpired ? "expired" : "evicted");
+      if (!hasExpired) evicted.push({ id: message.id, user: box.user });
+    }
+    this.#wake();
+    return { users, evicted };
+  }
+
   async totals(): Promise<Totals> {
     this.#mustBeOpen();
     return { ...this.#totals };
@@ -314,6 +353,7 @@ class Memory implements MemoryEngine {
   async sweep(): Promise<void> {
     this.#mustBeOpen();
     const nowMs = this.#now();
+    this.#sessions.forget(nowMs);
     for (let thing = this.#due.take(nowMs); thing; thing = this.#due.take(nowMs)) {
       if ("hash" in thing) {
         if (this.#keys.get(thing.order) === thing) this.#keys.delete(thing.order);
@@ -338,6 +378,11 @@ class Memory implements MemoryEngine {
     box.bytes -= message.bytes;
     if (delivery.topic !== undefined && box.byTopic.get(delivery.topic) === delivery) box.byTopic.delete(delivery.topic);
     if (ending === "acked") unnumber(delivery);
+    if (delivery.session !== undefined) {
+      const others = this.#bySession.get(delivery.session);
+      others?.delete(delivery);
+      if (others?.size === 0) this.#bySession.delete(delivery.session);
+    }
     this.#totals.unsettled -= 1;
     this.#totals[ending] += 1;
     this.#due.set(delivery, undefined);
@@ -416,7 +461,7 @@ class Memory implements MemoryEngine {
 
   /** Aims the timer at what is due next. */
   #wake(): void {
-    const dueMs = this.#due.nextMs() ?? Number.POSITIVE_INFINITY;
+    const dueMs = Math.min(this.#due.nextMs() ?? Number.POSITIVE_INFINITY, this.#sessions.nextMs() ?? Number.POSITIVE_INFINITY);
     if (dueMs === this.#timerMs || this.#state !== "open") return;
     clearTimeout(this.#timer);
     this.#timerMs = dueMs;

@@ -19,6 +19,7 @@ import type {
   EngineSupports,
   MailboxEvents,
   MessageState,
+  SessionEnd,
   Settlement,
   Totals,
 } from "../engine.ts";
@@ -266,6 +267,27 @@ class Rabbitmq implements RabbitmqEngine {
     );
     await this.#confirmed();
     return count;
+  }
+
+  async admitSession(session: SessionId, user: UserId, untilMs: number): Promise<boolean> {
+    this.#mustBeOpen();
+    return this.#index.admitSession(session, user, untilMs);
+  }
+
+  async usersOfSession(session: SessionId, limit: number): Promise<readonly UserId[]> {
+    return this.#index.usersOfSession(session, limit);
+  }
+
+  async endSession(session: SessionId): Promise<SessionEnd> {
+    this.#mustBeUp();
+    const end = await this.#untilTold(
+      this.#index.endSession(session).then((each) => {
+        this.#outbox.tellGone(each.evicted.map(({ id, user }) => [id, user]));
+        return each;
+      }),
+    );
+    await this.#confirmed();
+    return end;
   }
 
   /** Closing waits for it. */

@@ -18,13 +18,14 @@ import type {
   MailboxEvents,
   MessageState,
   Page,
+  SessionEnd,
   Settlement,
   Totals,
 } from "../engine.ts";
 import { HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
 import type { FromWorker, Happening, Op, Result, ResultOf, ToWorker, WorkerOptions } from "./sqlite/call.ts";
-import { checkText, checkWhole, toAppended, toChange, toEnded, toEntry, toGaps, toItem, toState } from "./sqlite/value.ts";
+import { checkText, checkWhole, toAppended, toChange, toEnded, toEntry, toGaps, toItem, toSessionEnd, toState } from "./sqlite/value.ts";
 
 export interface SqliteOptions {
   /** The data folder; made on first use, mode 0700. */
@@ -238,6 +239,18 @@ class Sqlite implements SqliteEngine {
 
   async evict(id: MessageId): Promise<number> {
     return this.#call(["evict", checkText(id, "id")], 10);
+  }
+
+  async admitSession(session: SessionId, user: UserId, untilMs: number): Promise<boolean> {
+    return this.#call(["admit", checkText(session, "session"), checkText(user, "user"), checkWhole(untilMs, "untilMs")], 1);
+  }
+
+  async usersOfSession(session: SessionId, limit: number): Promise<readonly UserId[]> {
+    return this.#call<ResultOf["users"]>(["users", checkText(session, "session"), checkWhole(limit, "limit")], 1) as Promise<readonly UserId[]>;
+  }
+
+  async endSession(session: SessionId): Promise<SessionEnd> {
+    return toSessionEnd(await this.#call<ResultOf["end"]>(["end", checkText(session, "session")], 100));
   }
 
   async totals(): Promise<Totals> {

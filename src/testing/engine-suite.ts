@@ -12,6 +12,7 @@ import type { EngineSupports } from "../engine.ts";
 import { APPEND_RULES } from "./engine-append.ts";
 import { Bench, type EngineLimits, type EngineUnderTest, type Rule } from "./engine-bench.ts";
 import { MAILBOX_RULES } from "./engine-mailbox.ts";
+import { SESSION_RULES } from "./engine-session.ts";
 import { SETTLE_RULES } from "./engine-settle.ts";
 
 export type { EngineLimits, EngineUnderTest } from "./engine-bench.ts";
@@ -30,7 +31,7 @@ export interface EngineSuiteOptions {
 }
 
 /** The rules, for those who keep a list. */
-export const ENGINE_RULES: readonly Rule[] = [...APPEND_RULES, ...SETTLE_RULES, ...MAILBOX_RULES];
+export const ENGINE_RULES: readonly Rule[] = [...APPEND_RULES, ...SETTLE_RULES, ...MAILBOX_RULES, ...SESSION_RULES];
 
 /** Registers a test for every rule of the suite. */
 export function engineSuite({ name, supports, hasClock, test, make }: EngineSuiteOptions): void {

@@ -87,8 +87,8 @@ export class Scene {
   }
 
   /** A token for the same session that ends in `seconds`. */
-  renewed({ user, session }: Pick<Person, "user" | "session">, seconds: number): string {
-    return signToken(this.target.tokenSecret, { sub: user, sid: session, aud: "handover", exp: Date.now() / 1000 + seconds });
+  renewed({ user, session }: Pick<Person, "user" | "session">, seconds: number, scope?: string): string {
+    return signToken(this.target.tokenSecret, { sub: user, sid: session, aud: "handover", exp: Date.now() / 1000 + seconds, scope });
   }
 
   /** A receiver of this user on the transport under test. */

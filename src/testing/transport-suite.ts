@@ -8,6 +8,7 @@ import { type Rule, Scene, type Target } from "./scene.ts";
 import { CONNECTING } from "./transport-connect.ts";
 import { RECEIVING } from "./transport-receive.ts";
 import { SENDING } from "./transport-send.ts";
+import { SESSIONS } from "./transport-session.ts";
 import { SETTLING } from "./transport-settle.ts";
 import { STREAMING } from "./transport-stream.ts";
 import type { Wire } from "./wire.ts";
@@ -33,7 +34,7 @@ export interface TransportSuite {
   readonly leaveOut?: (title: string, reason: string) => void;
 }
 
-const RULES: readonly Rule[] = [...SENDING, ...RECEIVING, ...SETTLING, ...CONNECTING, ...STREAMING];
+const RULES: readonly Rule[] = [...SENDING, ...RECEIVING, ...SETTLING, ...CONNECTING, ...SESSIONS, ...STREAMING];
 const LIMIT_MS = 20_000;
 
 /** Registers the suite. Rules that need what the target's store does not have pass with a line that says so. */

@@ -110,7 +110,10 @@ class PollLink implements Link {
 
   close(reason: HandoverError): void {
     // A newer poll took over, or the server is stopping: an empty answer, and the client asks again.
-    this.finish(reason.code === "replaced" || reason.code === "draining" ? undefined : reason);
+    if (reason.code === "replaced" || reason.code === "draining") this.finish();
+    // Like every later request of the session.
+    else if (reason.code === "session-ended") this.finish(new HandoverError("token-invalid", reason.message));
+    else this.finish(reason);
   }
 
   finish(reason?: HandoverError): void {

@@ -110,6 +110,7 @@ class Connection implements Link {
   readonly #onError: (error: HandoverError) => void;
   #identity: Identity | undefined;
   #channel: Channel | undefined;
+  #unwatch: () => void = () => {};
   /** The `hello`, once it came; what follows it waits for it. */
   #greeting: Promise<void> | undefined;
   #isOpen = true;
@@ -141,6 +142,7 @@ class Connection implements Link {
       this.#isOpen = false;
       clearTimeout(this.#deadline);
       this.#channel?.closed();
+      this.#unwatch();
       onClose();
     });
   }
@@ -207,6 +209,8 @@ class Connection implements Link {
     this.#identity = identity;
     this.#expireWith(identity);
     if (identity.kind === "service" || !identity.scopes.includes("receive")) {
+      if (identity.kind === "user") this.#unwatch = await this.#gateway.watch(identity, (reason) => this.close(reason));
+      if (!this.#isOpen) this.#unwatch();
       this.#write(JSON.stringify({ op: "ready" }));
       return;
     }

@@ -47,6 +47,9 @@ const ask = fc.oneof(
   { weight: 3, arbitrary: fc.record({ what: fc.constant("read" as const), user, request: read }) },
   { weight: 1, arbitrary: fc.record({ what: fc.constant("evict" as const), nth: fc.nat({ max: 30 }) }) },
   { weight: 1, arbitrary: fc.record({ what: fc.constant("find" as const), nth: fc.nat({ max: 30 }) }) },
+  { weight: 2, arbitrary: fc.record({ what: fc.constant("admit" as const), user, session, forMs: fc.constantFrom(0, HOUR_MS, 30 * HOUR_MS) }) },
+  { weight: 1, arbitrary: fc.record({ what: fc.constant("users" as const), session, limit: fc.constantFrom(1, 10) }) },
+  { weight: 1, arbitrary: fc.record({ what: fc.constant("end" as const), session }) },
   { weight: 1, arbitrary: fc.record({ what: fc.constant("totals" as const) }) },
 );
 const step = fc.oneof(
@@ -98,20 +101,26 @@ class Side {
     return told.sort((one, other) => String((one as unknown[])[1]).localeCompare(String((other as unknown[])[1])));
   }
 
-  async ask(ask: Ask, run: string, messages: readonly Addressed[], batch: readonly Addressed[]): Promise<unknown> {
+  async ask(ask: Ask, run: string, nowMs: number, messages: readonly Addressed[], batch: readonly Addressed[]): Promise<unknown> {
     switch (ask.what) {
       case "append":
         return this.engine.append(batch);
       case "settle":
-        return this.#desks.get(`${run}-${ask.user}` as UserId)?.settle(ask.changes, ask.session as SessionId);
+        return this.#desks.get(`${run}-${ask.user}` as UserId)?.settle(ask.changes, `${run}-${ask.session}` as SessionId);
       case "read":
-        return this.#desks.get(`${run}-${ask.user}` as UserId)?.read({ ...ask.request, session: ask.request.session as SessionId });
+        return this.#desks.get(`${run}-${ask.user}` as UserId)?.read({ ...ask.request, session: `${run}-${ask.request.session}` as SessionId });
       case "evict":
         return this.engine.evict(messages[ask.nth]?.id ?? ("none" as MessageId));
       case "find": {
         const state = await this.engine.find(messages[ask.nth]?.id ?? ("none" as MessageId));
         return state && { ...state, recipients: [...state.recipients].sort((one, other) => one.user.localeCompare(other.user)) };
       }
+      case "admit":
+        return this.engine.admitSession(`${run}-${ask.session}` as SessionId, `${run}-${ask.user}` as UserId, nowMs + ask.forMs);
+      case "users":
+        return this.engine.usersOfSession(`${run}-${ask.session}` as SessionId, ask.limit);
+      case "end":
+        return this.engine.endSession(`${run}-${ask.session}` as SessionId);
       case "totals": {
         const totals = await this.engine.totals();
         expect(totals.accepted).toBe(totals.unsettled + totals.acked + totals.expired + totals.replaced + totals.evicted + totals.dead);
@@ -158,7 +167,7 @@ test(
           ttlSeconds: Math.round(ttlMs / 1000),
           recipients: to.map((each): Recipient => {
             const name = `${run}-${each.user}` as UserId;
-            return each.session === undefined ? { user: name } : { user: name, session: each.session as SessionId };
+            return each.session === undefined ? { user: name } : { user: name, session: `${run}-${each.session}` as SessionId };
           }),
           ...(topic === undefined ? {} : { topic }),
           ...(key === undefined ? {} : { idempotency: key }),
@@ -174,7 +183,7 @@ test(
         else {
           for (const one of each.asks) if ("user" in one) agree(await both((side) => side.attach(`${run}-${one.user}` as UserId)));
           const batches = each.asks.map((one) => (one.what === "append" ? one.items.map(make) : []));
-          agree(await both((side) => Promise.all(each.asks.map((one, place) => side.ask(one, run, messages, batches[place] ?? [])))));
+          agree(await both((side) => Promise.all(each.asks.map((one, place) => side.ask(one, run, nowMs, messages, batches[place] ?? [])))));
         }
         agree(sides.map((side) => side.takeTold()));
       }

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import Database from "better-sqlite3";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
@@ -153,7 +153,11 @@ test("[E49] a store of a newer version, of another program, or damaged is refuse
   let db = new Database(file);
   db.pragma(`user_version = ${MIGRATIONS.length + 1}`);
   db.close();
-  expect(await refusal()).toMatch(/store-unavailable: The store in .* has version 2; this program knows versions up to 1\..*newer Handover/);
+  expect(await refusal()).toMatch(
+    new RegExp(
+      `store-unavailable: The store in .* has version ${MIGRATIONS.length + 1}; this program knows versions up to ${MIGRATIONS.length}\\..*newer Handover`,
+    ),
+  );
   db = new Database(file);
   expect(db.pragma("user_version", { simple: true })).toBe(MIGRATIONS.length + 1);
   db.close();
@@ -172,6 +176,34 @@ test("[E49] a store of a newer version, of another program, or damaged is refuse
 
   writeFileSync(join(folder.dir, "a-file"), "");
   expect(await refusal({ dir: join(folder.dir, "a-file", "below") })).toMatch(/cannot be made/);
+});
+
+test("[E68] a store that an older version wrote is taken over as it is: mail, numbers, keys and totals", async () => {
+  const old = new Database(databaseFile(folder.dir));
+  old.exec(readFileSync(new URL("store-1.sql", import.meta.url), "utf8"));
+  expect(old.pragma("user_version", { simple: true })).toBe(1);
+  old.close();
+  // The day that it was written.
+  const engine = await open({ now: () => Date.parse("2026-01-01T01:00:00Z") });
+  expect(await engine.totals()).toEqual({ accepted: 10, unsettled: 8, acked: 1, expired: 0, replaced: 0, evicted: 0, dead: 1 });
+  const desk = await engine.attach("bob" as UserId, silent);
+  expect([desk.epoch, desk.head]).toEqual(["m7fmKfe_8zh1v6kg", 8]);
+  const read = (session: string) => desk.read({ after: 0, limit: 100, maxBytes: 1_000_000, session: session as SessionId });
+  const { entries, gaps } = await read("tab-1");
+  expect(entries.map(({ seq, id }) => `${seq} ${id}`)).toEqual(["1 plain", "5 of-session", "8 topic"]);
+  expect(JSON.parse(entries[1]?.event ?? "")).toMatchObject({ data: "text of of-session" });
+  expect(gaps).toEqual([{ from: 3, to: 3, reason: "dead" }]);
+  const again = makeMessage("again", ["eve"], { source: "/users/alice", idempotency: { key: "k", hash: "h" } });
+  expect(await engine.append([again])).toMatchObject([{ outcome: "repeated", accepted: { id: "keyed" } }]);
+  // What is new works with what is old.
+  const { evicted } = await engine.endSession("tab-1" as SessionId);
+  expect(evicted.map(({ id }) => id)).toEqual(["delayed-of-session", "of-session"]);
+  expect((await read("tab-2")).entries.map(({ id }) => id)).toEqual(["plain", "of-other", "topic"]);
+  await engine.close();
+  const db = new Database(databaseFile(folder.dir), { readonly: true });
+  expect(db.pragma("user_version", { simple: true })).toBe(MIGRATIONS.length);
+  expect(db.pragma("integrity_check", { simple: true })).toBe("ok");
+  db.close();
 });
 
 test("[E50] the folder is made on first use, for its owner only, with room kept for a full disk", async () => {
@@ -243,6 +275,25 @@ test("[E52] the file does not grow for ever, and gets smaller after a peak", asy
   expect((await engine.totals()).unsettled).toBe(0);
 }, 60_000);
 
+test("[E69] sessions that need not be remembered any more are gone from the file", async () => {
+  let nowMs = Date.now();
+  const engine = await open({ now: () => nowMs });
+  const sessions = Array.from({ length: 2_500 }, (_none, n) => `s${n}` as SessionId);
+  await Promise.all(sessions.map((session) => engine.admitSession(session, U, nowMs + 1_000)));
+  await Promise.all(sessions.slice(0, 1_200).map((session) => engine.endSession(session)));
+  const before = engine.commits;
+  await Promise.all(sessions.slice(1_200).map((session) => engine.admitSession(session, U, nowMs + 500)));
+  expect(engine.commits, "what says nothing new costs no commit").toBe(before);
+  await engine.admitSession("lasting" as SessionId, U, nowMs + 400 * 24 * 3600_000);
+  nowMs += 367 * 24 * 3600_000;
+  await engine.sweep();
+  await engine.close();
+  const db = new Database(databaseFile(folder.dir), { readonly: true });
+  const rows = ["SELECT session FROM sessions", "SELECT session FROM ended_sessions"].map((sql) => db.prepare(sql).pluck().all());
+  db.close();
+  expect(rows).toEqual([["lasting"], []]);
+});
+
 test("[E53] mail is found by index: no statement scans a table or sorts", () => {
   const db = openDatabase(folder.dir);
   const scans: string[] = [];
@@ -252,8 +303,13 @@ test("[E53] mail is found by index: no statement scans a table or sorts", () => 
     for (const { detail } of plan) if (/SCAN|TEMP B-TREE/.test(detail)) scans.push(`${name}: ${detail}`);
   }
   db.close();
-  // Seven rows, and a walk along an index that ends at its first row.
-  expect(scans.sort()).toEqual(["nextKeyDue: SCAN idempotency USING COVERING INDEX idempotency_due", "totals: SCAN totals"]);
+  // Seven rows, and walks along an index that end at their first row.
+  expect(scans.sort()).toEqual([
+    "nextEndedDue: SCAN ended_sessions USING COVERING INDEX ended_sessions_due",
+    "nextKeyDue: SCAN idempotency USING COVERING INDEX idempotency_due",
+    "nextSessionDue: SCAN sessions USING COVERING INDEX sessions_due",
+    "totals: SCAN totals",
+  ]);
 });
 
 test("[E54] a reader is told of very many endings and finds the mail behind them", async () => {

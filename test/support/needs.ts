@@ -32,6 +32,13 @@ export const COMPILER: Need = {
   how: "apt-get install gcc libc6-dev",
 };
 
+/** It makes the certificate of pages over https. */
+export const OPENSSL: Need = {
+  isThere: spawnSync("openssl", ["version"]).status === 0,
+  reason: "there is no openssl",
+  how: "apt-get install openssl",
+};
+
 /** Who may mount can make a disk that is small enough to be filled. */
 export const MOUNT: Need = {
   isThere: process.platform === "linux" && process.getuid?.() === 0,

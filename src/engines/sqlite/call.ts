@@ -38,12 +38,15 @@ export type Op =
   | readonly ["settle", user: string, session: string, readonly Change[]]
   | readonly ["find", id: string]
   | readonly ["evict", id: string]
+  | readonly ["admit", session: string, user: string, untilMs: number]
+  | readonly ["users", session: string, limit: number]
+  | readonly ["end", session: string]
   | readonly ["totals"]
   | readonly ["sweep"];
 
 /** Per item: the numbers given, in the order of the recipients, 0 for a full mailbox; or the first answer as JSON; or why not. */
-export type AppendResult = readonly number[] | string | typeof CONFLICT | typeof FULL | typeof NOT_STORED;
-export const [CONFLICT, FULL, NOT_STORED] = [-1, -2, -3] as const;
+export type AppendResult = readonly number[] | string | typeof CONFLICT | typeof FULL | typeof NOT_STORED | typeof SESSION_ENDED;
+export const [CONFLICT, FULL, NOT_STORED, SESSION_ENDED] = [-1, -2, -3, -4] as const;
 
 /** `ending`: its place in ENDINGS. */
 export type EndedRow = readonly [seq: number, id: string, ending: number];
@@ -62,6 +65,11 @@ export interface FindResult {
   readonly recipients: readonly (readonly [string, string | null, number | null])[];
 }
 
+export interface EndResult {
+  readonly users: readonly string[];
+  readonly evicted: readonly (readonly [id: string, user: string])[];
+}
+
 export interface ResultOf {
   append: readonly AppendResult[];
   attach: number;
@@ -70,6 +78,9 @@ export interface ResultOf {
   settle: readonly EndedRow[];
   find: FindResult | null;
   evict: number;
+  admit: boolean;
+  users: readonly string[];
+  end: EndResult;
   totals: Totals;
   /** Whether there is more to sweep at once. */
   sweep: boolean;

@@ -44,6 +44,14 @@ export const MIGRATIONS: readonly string[] = [
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX idempotency_due ON idempotency (due_ms);
   `,
+  `
+  -- Whose a session is, and until when that is known. Ended ones, and until when that is remembered.
+  CREATE TABLE sessions (session TEXT NOT NULL, user TEXT NOT NULL, until_ms INTEGER NOT NULL, PRIMARY KEY (session, user)) STRICT, WITHOUT ROWID;
+  CREATE INDEX sessions_due ON sessions (until_ms);
+  CREATE TABLE ended_sessions (session TEXT PRIMARY KEY, until_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+  CREATE INDEX ended_sessions_due ON ended_sessions (until_ms);
+  CREATE INDEX deliveries_session ON deliveries (session) WHERE session IS NOT NULL AND ending IS NULL;
+  `,
 ];
 
 /** Why a store cannot be opened: a sentence for the operator. */

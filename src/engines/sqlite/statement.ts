@@ -42,6 +42,7 @@ export const SQL = {
   upto: `${ROW} WHERE d.mailbox = ${INT} AND d.seq <= ${INT} AND d.ending IS NULL ORDER BY d.seq`,
   ofTopic: `${ROW} WHERE d.mailbox = ${INT} AND d.topic = ${TEXT} AND d.source = ${TEXT} AND d.session IS ${TEXT} AND d.ending IS NULL AND d.topic IS NOT NULL`,
   ofMessage: `${ROW} WHERE d.message = ${TEXT} AND d.ending IS NULL`,
+  ofSession: `${ROW} WHERE d.session = ${TEXT} AND d.session IS NOT NULL AND d.ending IS NULL ORDER BY d.message, d.mailbox`,
   due: `${ROW} WHERE d.due_ms <= ${INT} AND d.due_ms IS NOT NULL ORDER BY d.due_ms LIMIT ${STEP_ROWS}`,
   nextDue: "SELECT due_ms FROM deliveries WHERE due_ms IS NOT NULL ORDER BY due_ms LIMIT 1",
   mail: `SELECT d.seq, d.message, d.mailbox, d.attempts, d.session, d.expires_ms, d.bytes, d.event, e.checksum, e.event AS text
@@ -55,6 +56,19 @@ export const SQL = {
   dropKeys: `DELETE FROM idempotency WHERE (source, key) IN
     (SELECT source, key FROM idempotency WHERE due_ms <= ${INT} ORDER BY due_ms LIMIT ${STEP_ROWS})`,
   nextKeyDue: "SELECT due_ms FROM idempotency ORDER BY due_ms LIMIT 1",
+
+  session: "SELECT until_ms FROM sessions WHERE session = ? AND user = ?",
+  keepSession:
+    "INSERT INTO sessions (session, user, until_ms) VALUES (?, ?, ?) ON CONFLICT (session, user) DO UPDATE SET until_ms = excluded.until_ms",
+  usersOfSession: `SELECT user, until_ms FROM sessions WHERE session = ${TEXT} AND until_ms > ${INT} ORDER BY user LIMIT ${INT}`,
+  endedSession: "SELECT until_ms FROM ended_sessions WHERE session = ?",
+  keepEnded: "INSERT INTO ended_sessions (session, until_ms) VALUES (?, ?) ON CONFLICT (session) DO UPDATE SET until_ms = excluded.until_ms",
+  dropSessions: `DELETE FROM sessions WHERE (session, user) IN
+    (SELECT session, user FROM sessions WHERE until_ms <= ${INT} ORDER BY until_ms LIMIT ${STEP_ROWS})`,
+  dropEnded: `DELETE FROM ended_sessions WHERE session IN
+    (SELECT session FROM ended_sessions WHERE until_ms <= ${INT} ORDER BY until_ms LIMIT ${STEP_ROWS})`,
+  nextSessionDue: "SELECT until_ms AS due_ms FROM sessions ORDER BY until_ms LIMIT 1",
+  nextEndedDue: "SELECT until_ms AS due_ms FROM ended_sessions ORDER BY until_ms LIMIT 1",
 
   totals: "SELECT name, n FROM totals",
   addTotal: "UPDATE totals SET n = n + ? WHERE name = ?",
@@ -112,12 +126,18 @@ type Rows = {
   upto: DeliveryRow;
   ofTopic: DeliveryRow;
   ofMessage: DeliveryRow;
+  ofSession: DeliveryRow;
   due: DeliveryRow;
   nextDue: { due_ms: number };
   nextKeyDue: { due_ms: number };
   mail: MailRow;
   gaps: GapRow;
   states: { source: string; user: string; ending: string | null; ended_ms: number | null };
+  session: { until_ms: number };
+  usersOfSession: { user: string; until_ms: number };
+  endedSession: { until_ms: number };
+  nextSessionDue: { due_ms: number };
+  nextEndedDue: { due_ms: number };
   key: { hash: string; accepted: string; due_ms: number };
   totals: { name: string; n: number };
 };

@@ -13,6 +13,7 @@ import {
   DEAD,
   ENDINGS,
   type EndedRow,
+  type EndResult,
   EVICTED,
   EXPIRED,
   type FindResult,
@@ -23,11 +24,13 @@ import {
   REPLACED,
   type ReadResult,
   type Result,
+  SESSION_ENDED,
   type WorkerOptions,
 } from "./call.ts";
 import { mergeGaps } from "./gap.ts";
 import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
 import type { Db } from "./schema.ts";
+import { SessionBook } from "./session.ts";
 import { type DeliveryRow, type MailboxRow, type MailRow, prepareAll, STEP_ROWS, type Statements } from "./statement.ts";
 
 const DAY_MS = 24 * 3600_000;
@@ -36,6 +39,14 @@ const KEEP_MS = DAY_MS;
 const KEEP_DEAD_MS = 7 * DAY_MS;
 /** What may be forgotten is forgotten in strokes of this, not each row on its own. */
 const STROKE_MS = 10_000;
+/** How long it is remembered that a session has ended. */
+const REMEMBER_ENDED_MS = 366 * DAY_MS;
+/** What is forgotten at its time without any other effect: how, and when there is more. */
+const FORGET = [
+  ["dropKeys", "nextKeyDue"],
+  ["dropSessions", "nextSessionDue"],
+  ["dropEnded", "nextEndedDue"],
+] as const;
 /** How much had happened when a savepoint was set. */
 interface Mark {
   readonly happenings: number;
@@ -57,6 +68,7 @@ export class Store {
   readonly #control: Readonly<Record<"begin" | "commit" | "rollback" | "mark" | "release" | "back", () => void>>;
   readonly #inTransaction: () => boolean;
   readonly #ledger: Ledger;
+  readonly #sessions: SessionBook;
   readonly #attached = new Set<string>();
   #marks: Mark[] = [];
   #nowMs = 0;
@@ -66,6 +78,7 @@ export class Store {
     this.#options = options;
     this.#run = prepareAll(db);
     this.#ledger = new Ledger(this.#run);
+    this.#sessions = new SessionBook(this.#run);
     const control = (sql: string) => {
       const statement = db.prepare(sql);
       return () => {
@@ -132,6 +145,12 @@ export class Store {
         return this.#find(op[1]);
       case "evict":
         return this.#evict(op[1]);
+      case "admit":
+        return this.#admit(op[1], op[2], op[3]);
+      case "users":
+        return this.#sessions.usersOf(op[1], this.#nowMs, op[2]);
+      case "end":
+        return this.#endSession(op[1]);
       case "totals":
         return this.#ledger.totals();
       case "sweep":
@@ -178,6 +197,7 @@ export class Store {
       const known = this.#run.key.get(source, key);
       if (known && known.due_ms > this.#nowMs) return known.hash === hash ? known.accepted : CONFLICT;
     }
+    if (sessions?.some((session) => session !== null && this.#sessions.hasEnded(session, this.#nowMs))) return SESSION_ENDED;
     const bytes = Buffer.byteLength(event);
     const isExpired = expiresAtMs <= acceptedAtMs;
     const { mailboxMaxMessages, mailboxMaxBytes } = this.#options;
@@ -318,13 +338,34 @@ export class Store {
   }
 
   #evict(id: string): number {
-    let evicted = 0;
-    for (const row of this.#run.ofMessage.all(id)) {
+    return this.#evictRows(this.#run.ofMessage.all(id)).length;
+  }
+
+  /** @returns those of them whose time was not over anyway */
+  #evictRows(rows: readonly DeliveryRow[]): readonly DeliveryRow[] {
+    return rows.filter((row) => {
       const hasExpired = this.#hasExpired(row);
       this.#endAndTell(row, hasExpired ? EXPIRED : EVICTED);
-      if (!hasExpired) evicted += 1;
+      return !hasExpired;
+    });
+  }
+
+  #admit(session: string, user: string, untilMs: number): boolean {
+    if (this.#sessions.hasEnded(session, this.#nowMs)) return false;
+    const dueMs = this.#stroke(untilMs);
+    if (this.#sessions.admit(session, user, dueMs)) {
+      this.#noteDue(dueMs);
+      this.wrote = true;
     }
-    return evicted;
+    return true;
+  }
+
+  #endSession(session: string): EndResult {
+    const { users, dueMs } = this.#sessions.end(session, this.#nowMs, this.#stroke(this.#nowMs + REMEMBER_ENDED_MS));
+    this.#noteDue(dueMs);
+    this.wrote = true;
+    const evicted = this.#evictRows(this.#run.ofSession.all(session));
+    return { users, evicted: evicted.map((row) => [row.message, this.#ledger.mailbox(row.mailbox).user]) };
   }
 
   /** One step of what time does: expiry, return of nacked mail, purge. @returns whether there is more at once */
@@ -335,10 +376,10 @@ export class Store {
       else if (this.#hasExpired(row)) this.#endAndTell(row, EXPIRED);
       else this.#comeAgain(row, row.attempts);
     }
-    const keys = this.#run.dropKeys.run(this.#nowMs).changes;
-    if (rows.length > 0 || keys > 0) this.wrote = true;
-    for (const next of [this.#run.nextDue.get(), this.#run.nextKeyDue.get()]) if (next) this.#noteDue(next.due_ms);
-    return rows.length === STEP_ROWS || keys === STEP_ROWS;
+    const forgotten = FORGET.map(([drop]) => this.#run[drop].run(this.#nowMs).changes);
+    if (rows.length > 0 || forgotten.some((n) => n > 0)) this.wrote = true;
+    for (const next of [this.#run.nextDue.get(), ...FORGET.map(([, nextDue]) => this.#run[nextDue].get())]) if (next) this.#noteDue(next.due_ms);
+    return rows.length === STEP_ROWS || forgotten.includes(STEP_ROWS);
   }
 
   /** Gives one delivery its ending. @returns its number; what waited without one gets one, so that a resumer is told of the gap */

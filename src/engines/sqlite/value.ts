@@ -2,10 +2,22 @@
  * Translates between the engine's interface and what its two threads say to each other.
  * @module
  */
-import type { Accepted, Addressed, Appended, Ended, Entry, Gap, MessageState, Settlement } from "../../engine.ts";
+import type { Accepted, Addressed, Appended, Ended, Entry, Gap, MessageState, SessionEnd, Settlement } from "../../engine.ts";
 import { HandoverError } from "../../errors.ts";
 import type { MessageId, SessionId, UserId } from "../../protocol.ts";
-import { type AppendItem, type AppendResult, type Change, CONFLICT, ENDINGS, type EndedRow, type EntryRow, type FindResult, FULL } from "./call.ts";
+import {
+  type AppendItem,
+  type AppendResult,
+  type Change,
+  CONFLICT,
+  ENDINGS,
+  type EndedRow,
+  type EndResult,
+  type EntryRow,
+  type FindResult,
+  FULL,
+  SESSION_ENDED,
+} from "./call.ts";
 
 export function toItem(message: Addressed): AppendItem {
   const { recipients, idempotency } = message;
@@ -34,6 +46,7 @@ export function toItem(message: Addressed): AppendItem {
 export function toAppended(message: Addressed, item: AppendItem | undefined, result: AppendResult | undefined): Appended {
   if (result === CONFLICT) return { outcome: "conflict" };
   if (result === FULL) return { outcome: "full" };
+  if (result === SESSION_ENDED) return { outcome: "session-ended" };
   if (typeof result === "string") return { outcome: "repeated", accepted: JSON.parse(result) as Accepted };
   if (typeof result !== "object" || !item) return { outcome: "not-stored" };
   const users = message.recipients.map(({ user }) => user);
@@ -89,6 +102,10 @@ export function toGaps(flat: readonly number[]): Gap[] {
 
 export function toEnded([seq, id, ending]: EndedRow): Ended {
   return { seq, id: id as MessageId, ending: ENDINGS[ending] ?? "dead" };
+}
+
+export function toSessionEnd({ users, evicted }: EndResult): SessionEnd {
+  return { users: users as readonly UserId[], evicted: evicted.map(([id, user]) => ({ id: id as MessageId, user: user as UserId })) };
 }
 
 export function toState(found: FindResult): MessageState {

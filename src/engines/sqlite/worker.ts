@@ -21,6 +21,9 @@ const VACUUM_PAGES = 256;
 /** What goes on when the disk is full: at first all, then no new mail, at last nothing that writes. */
 type Level = 0 | 1 | 2;
 
+/** Operations that can change something. */
+const WRITING: ReadonlySet<Op[0]> = new Set(["append", "settle", "evict", "admit", "end", "sweep"]);
+
 const NO_ROOM: Result = {
   refused: "store-full",
   message: "The disk of the store is full. Nothing was stored; try again when mail has been acknowledged, or the operator has made room.",
@@ -85,7 +88,7 @@ class Desk {
   }
 
   #one(op: Op, place: number, level: Level, apart: boolean): Result {
-    const isWriting = op[0] === "append" || op[0] === "settle" || op[0] === "evict" || op[0] === "sweep";
+    const isWriting = WRITING.has(op[0]);
     if ((level >= 1 && op[0] === "append") || (level === 2 && isWriting)) return NO_ROOM;
     if (!apart) return this.#store.run(op, place);
     try {
