@@ -12,6 +12,7 @@ const SUITES = {
   transports: ["test/transports"],
   hub: ["test/hub.test.ts"],
   client: ["test/client"],
+  rabbitmq: ["test/engines/rabbitmq-faults.test.ts", "test/engines/rabbitmq-operator.test.ts"],
 };
 const mutations = JSON.parse(readFileSync(join(root, "test/mutations.json"), "utf8"));
 const words = process.argv.slice(2);

@@ -27,7 +27,9 @@ const leftOut = existsSync(leftOutFile)
       .split("\n")
       .map((line) => JSON.parse(line))
   : [];
-for (const { suite, reason, how } of leftOut) console.log(`left out: ${suite} (${reason}). To have it: ${how}`);
+// One line for each thing that is missing.
+for (const [why, those] of Map.groupBy(leftOut, ({ reason, how }) => `(${reason}). To have it: ${how}`))
+  console.log(`left out: ${those.map(({ suite }) => suite).join("; ")} ${why}`);
 if (!existsSync(resultFile)) {
   console.log("The tests did not run.");
   status = 1;

@@ -4,6 +4,7 @@
  */
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import { decodeProtectedHeader, errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify, SignJWT } from "jose";
+import type { NewSession } from "./answers.ts";
 import { HandoverError } from "./errors.ts";
 import { PROVIDER_ALGORITHMS, providerKeys } from "./jwks.ts";
 import type { Identity, SessionId, UserId, UserIdentity } from "./protocol.ts";
@@ -45,14 +46,6 @@ export interface Provider {
   readonly issuer?: string | undefined;
   /** It gave no keys; for the log. */
   readonly onFailure: (failure: HandoverError) => void;
-}
-
-/** A session as the backend gets it. */
-export interface NewSession {
-  readonly session: SessionId;
-  readonly token: string;
-  /** RFC 3339. */
-  readonly expires: string;
 }
 
 /** Reads the service keys of a setting: one key, or several `name:key` by commas; one without a name is `backend`. */
@@ -177,7 +170,8 @@ export class Authenticator {
    * `x5c`, `x5u`) mean nothing here.
    */
   async #checkSignature(token: string): Promise<JWTPayload> {
-    if (token.length > MAX_TOKEN_LENGTH || !TOKEN.test(token)) throw new HandoverError("token-invalid", "This is not a token that is known here.");
+    if (token.length > MAX_TOKEN_LENGTH || !TOKEN.test(token))
+      throw new HandoverError("token-invalid", "The token is not valid here: this is neither a service key nor a JWT of at most 8 KiB.");
     const { alg, typ } = decodeProtectedHeader(token);
     if (typ !== undefined && !TOKEN_TYPE.test(typ)) throw new HandoverError("token-invalid", "The token's typ says that it is for something else.");
     const expected = { audience: this.#audience, requiredClaims: ["sub", "sid", "exp"], currentDate: new Date(this.#now()) };

@@ -9,9 +9,8 @@ import { connect, type Handover, type Message } from "./client/index.ts";
 import { type Config, ConfigError, describeConfig, loadConfig, optionOf, rows, type SettingKey } from "./config.ts";
 import { HandoverError } from "./errors.ts";
 import type { SessionId, UserId } from "./protocol.ts";
-import { type Secrets, type Server, secretsOf, startServer } from "./server.ts";
+import { type Secrets, type Server, secretsOf, startServer, VERSION } from "./server.ts";
 
-const VERSION: string = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")).version;
 /** A stop that takes longer than this is cut short. */
 const STOP_LIMIT_MS = 9_000;
 

@@ -90,7 +90,14 @@ const SETTINGS = {
     },
     (value) => {
       if (value === "" || value === "sqlite:") return "sqlite:";
-      if (value === "memory:" || (/^amqps?:\/\//.test(value) && URL.canParse(value))) return value;
+      if (value === "memory:") return value;
+      if (/^amqps?:\/\//.test(value) && URL.canParse(value)) {
+        const { searchParams } = new URL(value);
+        if (!/^[A-Za-z0-9_-]{1,64}$/.test(searchParams.get("journal") ?? "main"))
+          throw new Error("its journal must be a name of 1 to 64 letters, digits, - and _");
+        if ((searchParams.get("refill") ?? "1") !== "1") throw new Error("its refill can only be 1, for one start");
+        return value;
+      }
       throw new Error("must be sqlite:, memory:, or an address amqp://… or amqps://…");
     },
   ),
@@ -214,6 +221,14 @@ const SETTINGS = {
     "fatal",
     "silent",
   ]),
+  metrics: oneOf(
+    {
+      variable: "HANDOVER_METRICS",
+      default: "local",
+      says: "Who may read `/metrics`: `local` (requests from this machine that no proxy passed on, and service keys), `key` (service keys only), `open` (anybody) or `off`.",
+    },
+    ["local", "key", "open", "off"],
+  ),
   x0: oneOf(
     {
       variable: "HANDOVER_X0",

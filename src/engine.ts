@@ -5,8 +5,9 @@
  * recipient. It knows nothing of connections, windows or tokens. The hub knows who is connected and what each was handed.
  * @module
  */
+import type { Accepted } from "./answers.ts";
 import type { HandoverError } from "./errors.ts";
-import type { Epoch, MessageId, Seq, SessionId, UserId } from "./protocol.ts";
+import type { Epoch, MessageId, ReceiverId, Seq, SessionId, UserId } from "./protocol.ts";
 
 /** How a message ends, once per recipient (PROTOCOL.md, promise 2). */
 export type Ending = "acked" | "expired" | "replaced" | "evicted" | "dead";
@@ -52,19 +53,6 @@ export interface Addressed {
   readonly topic?: string;
   /** Key and hash of the content; kept for 24 h in the same commit as the message, per source. */
   readonly idempotency?: { readonly key: string; readonly hash: string };
-}
-
-/** What was accepted: the body of a 201, kept with the idempotency key so that a repeat gets the same answer. */
-export interface Accepted {
-  readonly id: MessageId;
-  /** RFC 3339. */
-  readonly time: string;
-  /** Granted time to live in seconds. */
-  readonly ttl: number;
-  /** Users in whose mailbox it is. */
-  readonly recipients: readonly UserId[];
-  /** Users whose mailbox was full, if any. */
-  readonly refused?: readonly UserId[];
 }
 
 /** What became of one {@link Addressed}. */
@@ -116,7 +104,17 @@ export type Settlement =
   /** To the dead letters. */
   | { readonly kind: "rejected"; readonly seq: Seq; readonly reason: string }
   /** Again under a new number at the end, after `retryAfterMs`; `dead` when it was delivered `maxAttempts` times. */
-  | { readonly kind: "nacked"; readonly seq: Seq; readonly retryAfterMs: number };
+  | { readonly kind: "nacked"; readonly seq: Seq; readonly retryAfterMs: number }
+  /** Seen by this receiver of the session and left unsettled on purpose: remembered until it ends or gets another number. No ending. */
+  | { readonly kind: "held"; readonly receiver: ReceiverId; readonly seqs: readonly Seq[] }
+  /** What this receiver holds above a number it holds no longer. No ending. */
+  | { readonly kind: "released"; readonly receiver: ReceiverId; readonly above: Seq };
+
+/**
+ * What a mailbox remembers of holds at most: receivers, and numbers of all of them together. Beyond that, the receiver that held something
+ * longest ago is forgotten.
+ */
+export const HOLD_BOUNDS = { receivers: 1_000, holds: 50_000 } as const;
 
 /** What one read of a mailbox found, in the order of the numbers. */
 export interface Page {
@@ -170,15 +168,25 @@ export interface Attachment {
   /**
    * Settles on behalf of a receiver of `session`: one commit, durable when it resolves. What is addressed to another session is
    * passed over.
-   * @returns what newly ended, in order; nacks are not endings unless the message is `dead` by them
-   * @throws HandoverError store-unavailable (nothing was changed)
+   * @returns what newly ended, in order; holds and releases are not endings, and nacks are not unless the message is `dead` by them
+   * @throws HandoverError store-unavailable: nothing was changed, or it is not known to be safe everywhere yet; in that case the attachment
+   *   is `lost`, what was settled is delivered no more, and a repeat after attaching again is answered when it is safe
    */
   settle(changes: readonly Settlement[], session: SessionId): Promise<readonly Ended[]>;
+  /** What a receiver of this session holds, ascending. */
+  held(receiver: ReceiverId, session: SessionId): Promise<readonly Seq[]>;
   detach(): Promise<void>;
 }
 
 /** Told once, when the store can no longer be trusted (a failed or hanging commit). The process must stop; nothing was lost. */
 export type EngineFailed = (cause: HandoverError) => void;
+
+/** One commit of an engine, for its metrics. */
+export interface CommitDone {
+  /** Messages that it stored or settled. */
+  readonly messages: number;
+  readonly durationMs: number;
+}
 
 /** Deliveries (a message for one recipient) since the store was made: `accepted` is the sum of all the others. */
 export type Totals = Readonly<Record<"accepted" | "unsettled" | Ending, number>>;
@@ -192,7 +200,9 @@ export interface Engine {
    * Stores messages: one commit, all or none. Resolves once they survive what `supports.durable` says. Calls made while a commit
    * is under way share the next one, without sharing a fate.
    * @returns one outcome per item, in order; unless every item is stored or repeated, nothing of the call is stored
-   * @throws HandoverError store-full | store-unavailable (nothing was stored)
+   * @throws HandoverError store-full (nothing was stored) | store-unavailable: it counts as not stored, and is delivered to nobody while this
+   *   engine lives; when the commit's outcome is not known (a disk that hangs, a broker that does not confirm) and the process ends before the
+   *   engine has struck it out, the next start may find it stored. An idempotency key makes sending it again safe
    */
   append(batch: readonly Addressed[]): Promise<readonly Appended[]>;
   /** Opens the live tail of a mailbox; a mailbox nobody has written to is empty. At most one attachment per user and engine object. */

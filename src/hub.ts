@@ -7,11 +7,13 @@
  * @module
  */
 import { randomUUID } from "node:crypto";
+import type { Accepted } from "./answers.ts";
 import { requireReceiver, requireUnexpired, sourceOf } from "./auth.ts";
-import type { Accepted, Addressed, Appended, Engine, MessageState, Recipient } from "./engine.ts";
+import type { Addressed, Appended, Engine, MessageState, Recipient } from "./engine.ts";
 import { asHandoverError, HandoverError } from "./errors.ts";
-import { Mailbox } from "./mailbox.ts";
+import { isLive, Mailbox } from "./mailbox.ts";
 import { type AcceptanceRules, prepareMessage } from "./message.ts";
+import type { Census, Metrics } from "./metrics.ts";
 import {
   type Identity,
   type MessageId,
@@ -43,6 +45,8 @@ export interface HubOptions {
   readonly isKnown: (user: UserId) => boolean;
   /** What went wrong inside, for the log. */
   readonly onError?: (error: HandoverError) => void;
+  /** Counts what happens here. */
+  readonly metrics?: Metrics;
   readonly now?: () => number;
 }
 
@@ -117,6 +121,7 @@ export class Hub implements Gateway {
    * @returns one result per message, in order; if one is an error, none was stored
    */
   async sendAll(identity: Identity, requests: readonly unknown[]): Promise<readonly (Accepted | HandoverError)[]> {
+    const startedAtMs = performance.now();
     try {
       if (this.#isDraining) throw draining();
       requireUnexpired(identity, this.#now());
@@ -134,15 +139,21 @@ export class Hub implements Gateway {
       const rules = { ...this.#rules, usersOfSession: (session: SessionId) => users.get(session) ?? [] };
       const prepared = parsed.map((each) => (each instanceof HandoverError ? each : orError(() => prepareMessage(identity, each, rules))));
       if (prepared.every(isPrepared)) {
-        this.#announce(prepared);
+        await this.#announce(prepared);
         const outcomes = await this.#engine.append(prepared);
-        return outcomes.map(resultOf);
+        this.#options.metrics?.accepted(performance.now() - startedAtMs);
+        return outcomes.map((appended) => this.#counted(resultOf(appended), appended.outcome === "repeated"));
       }
-      return prepared.map((each) => (isPrepared(each) ? notStored() : each));
+      return prepared.map((each) => this.#counted(isPrepared(each) ? notStored() : each));
     } catch (thrown) {
       const error = this.#reported(thrown);
-      return requests.map(() => error);
+      return requests.map(() => this.#counted(error));
     }
+  }
+
+  #counted(result: Accepted | HandoverError, isRepeat = false): Accepted | HandoverError {
+    this.#options.metrics?.sent(result instanceof HandoverError ? result.code : isRepeat ? "repeated" : "accepted");
+    return result;
   }
 
   /**
@@ -176,20 +187,22 @@ export class Hub implements Gateway {
     return this.#unlessEnded(watch, this.#open(identity, link, resume, watch));
   }
 
-  async #open(identity: UserIdentity, link: Link, resume: Resume, watch: SessionWatch): Promise<Channel> {
+  async #open(identity: UserIdentity, bare: Link, resume: Resume, watch: SessionWatch): Promise<Channel> {
     await this.sessions.admit(identity);
     const mailbox = await this.#mailbox(identity.user);
     watch.requireGoing();
     // It may have begun to drain meanwhile, and have let go of every link it knew.
     if (this.isDraining) throw draining();
     const id = resume.receiver ?? (randomUUID() as ReceiverId);
+    const known = mailbox.receiver(id, identity.session);
+    const presentSinceMs = known && isLive(known, this.#now()) ? 0 : this.#now();
+    const link = this.#options.metrics?.counted(bare, presentSinceMs, this.#now) ?? bare;
     const receiver = this.#receiver(mailbox, id, identity.session);
     const { epoch } = mailbox;
     const resumed = resume.epoch === epoch && resume.cursor <= mailbox.head;
     link.send({ op: "ready", receiver: id, epoch, head: mailbox.head });
     const replaced = new HandoverError("replaced", "A newer connection of the same receiver took over.");
     await receiver.open(link, resumed ? resume.cursor : undefined, resume.window, replaced);
-    if (watch.hasEnded) receiver.close(link, this.#now());
     return {
       receiver: id,
       epoch,
@@ -217,6 +230,7 @@ export class Hub implements Gateway {
   }
 
   async acknowledge(identity: UserIdentity, { receiver: id, epoch, cursor, ...forms }: Acknowledgement): Promise<number> {
+    const startedAtMs = performance.now();
     requireUnexpired(identity, this.#now());
     const watch = this.sessions.watch(identity.session);
     try {
@@ -224,10 +238,26 @@ export class Hub implements Gateway {
       const mailbox = await this.#mailbox(identity.user);
       watch.requireGoing();
       if (epoch !== mailbox.epoch) return 0;
-      return await mailbox.acknowledge(this.#receiver(mailbox, id, identity.session), forms, cursor);
+      const acked = await mailbox.acknowledge(this.#receiver(mailbox, id, identity.session), forms, cursor);
+      this.#options.metrics?.settled(performance.now() - startedAtMs);
+      return acked;
     } finally {
       watch.stop();
     }
+  }
+
+  /** Who is there, for the metrics. */
+  census(): Census {
+    const live = { websocket: 0, sse: 0, poll: 0 };
+    const links = { websocket: 0, sse: 0, poll: 0 };
+    for (const mailbox of this.#attached.values()) {
+      for (const receiver of mailbox.receivers()) {
+        if (!receiver.transport || !isLive(receiver, this.#now())) continue;
+        live[receiver.transport] += 1;
+        if (receiver.isConnected) links[receiver.transport] += 1;
+      }
+    }
+    return { mailboxes: this.#attached.size, live, links };
   }
 
   /** Whether a receiver of this user is live on this node. */
@@ -264,10 +294,11 @@ export class Hub implements Gateway {
     return users;
   }
 
-  /** TTL 0 is for the receivers that are live at acceptance: their mailboxes are told which messages those are. */
-  #announce(messages: readonly Addressed[]): void {
-    for (const { id, ttlSeconds, recipients } of messages) {
-      if (ttlSeconds === 0) for (const { user } of recipients) this.#attached.get(user)?.announce(id);
+  /** TTL 0 is for the receivers that are live at acceptance: the mailboxes are told which messages those are, also where nobody is live. */
+  async #announce(messages: readonly Addressed[]): Promise<void> {
+    for (const { id, ttlSeconds, acceptedAtMs, expiresAtMs, recipients } of messages) {
+      if (ttlSeconds > 0 || expiresAtMs <= acceptedAtMs) continue;
+      for (const { user } of recipients) (this.#attached.get(user) ?? (await this.#mailbox(user))).announce(id);
     }
   }
 
@@ -305,7 +336,7 @@ export class Hub implements Gateway {
     const now = this.#now();
     for (const [user, mailbox] of this.#attached) {
       mailbox.forgetAbsent(now);
-      if (mailbox.size > 0) continue;
+      if (mailbox.size > 0 || mailbox.isReserving) continue;
       this.#attached.delete(user);
       this.#mailboxes.delete(user);
       mailbox.detach().catch((thrown: unknown) => this.#reported(thrown));

@@ -21,8 +21,14 @@ import { type ReadableMailbox, Receiver, type SharedDelivery } from "./receiver.
 const LIVE_AFTER_POLL_MS = 30_000;
 const REMEMBERED_MS = 90_000;
 
-function isLive(receiver: Receiver, nowMs: number): boolean {
+/** Whether a receiver has a link, or polled within the last 30 s. */
+export function isLive(receiver: Receiver, nowMs: number): boolean {
   return receiver.isConnected || (receiver.polls && nowMs - receiver.seenAtMs < LIVE_AFTER_POLL_MS);
+}
+
+/** A receiver's name is its own within its session. */
+function keyOf({ session, id }: Pick<Receiver, "session" | "id">): string {
+  return `${session} ${id}`;
 }
 
 export class Mailbox implements MailboxEvents, ReadableMailbox {
@@ -31,8 +37,10 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
   readonly #receivers = new Map<string, Receiver>();
   /** Messages with TTL 0, on their way to the engine, and since when: only those who are live when it has them are handed them. */
   readonly #announced = new Map<MessageId, number>();
-  /** … and then, by number, who that is; until they end, within 30 s. */
-  readonly #reserved = new Map<Seq, ReadonlySet<Receiver>>();
+  /** … and then, by number, who that is, by name: whoever was forgotten and comes back is the same. Until they end, within 30 s. */
+  readonly #reserved = new Map<Seq, ReadonlySet<string>>();
+  /** Their numbers now: a nack gives a new one. */
+  readonly #reservedAt = new Map<MessageId, Seq>();
   #attachment: Attachment | undefined;
   #head: Seq = 0;
 
@@ -67,6 +75,11 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
     return this.#receivers.size;
   }
 
+  /** Whether it knows of mail that is for some receivers only: nobody else does. */
+  get isReserving(): boolean {
+    return this.#reserved.size > 0 || this.#announced.size > 0;
+  }
+
   receivers(): IterableIterator<Receiver> {
     return this.#receivers.values();
   }
@@ -81,12 +94,12 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
   }
 
   receiver(id: ReceiverId, session: SessionId): Receiver | undefined {
-    return this.#receivers.get(`${session} ${id}`);
+    return this.#receivers.get(keyOf({ session, id }));
   }
 
   addReceiver(id: ReceiverId, session: SessionId): Receiver {
-    const receiver = new Receiver(id, session, this);
-    this.#receivers.set(`${session} ${id}`, receiver);
+    const receiver = new Receiver(id, session, this, Date.now());
+    this.#receivers.set(keyOf(receiver), receiver);
     return receiver;
   }
 
@@ -124,6 +137,7 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
    * @throws HandoverError store-unavailable
    */
   async acknowledge(receiver: Receiver, forms: AckForms, cursor: Seq | undefined): Promise<number> {
+    await receiver.recall();
     const changes = receiver.settlements(forms, cursor);
     const endings = changes.length === 0 ? [] : await this.#requireAttachment().settle(changes, receiver.session);
     receiver.acknowledged(changes);
@@ -140,16 +154,21 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
     return page;
   }
 
+  held(receiver: Receiver): Promise<readonly Seq[]> {
+    return this.#requireAttachment().held(receiver.id, receiver.session);
+  }
+
+  async releaseHeld(receiver: Receiver, above: Seq): Promise<void> {
+    await this.#requireAttachment().settle([{ kind: "released", receiver: receiver.id, above }], receiver.session);
+  }
+
   async detach(): Promise<void> {
     await this.#attachment?.detach();
   }
 
   deliver(entries: readonly Entry[]): void {
     const before = this.#head;
-    for (const { id, seq } of entries) {
-      if (this.#announced.delete(id))
-        this.#reserved.set(seq, new Set([...this.#receivers.values()].filter((receiver) => isLive(receiver, Date.now()))));
-    }
+    for (const { id, seq } of entries) this.#reserve(id, seq);
     const deliveries: SharedDelivery[] = entries.map((entry) => ({ ...writeDelivery(entry), session: entry.session }));
     this.#advance(entries.at(-1)?.seq ?? before);
     for (const receiver of this.#receivers.values()) receiver.offer(before, deliveries, this.#head);
@@ -172,16 +191,30 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
   }
 
   isFor(receiver: Receiver, seq: Seq): boolean {
-    return this.#reserved.get(seq)?.has(receiver) ?? true;
+    return this.#reserved.get(seq)?.has(keyOf(receiver)) ?? true;
   }
 
   notFor(receiver: Receiver): readonly Seq[] {
-    return [...this.#reserved].flatMap(([seq, receivers]) => (receivers.has(receiver) ? [] : seq));
+    return [...this.#reserved].flatMap(([seq, receivers]) => (receivers.has(keyOf(receiver)) ? [] : seq));
+  }
+
+  /** Keeps a message with TTL 0 for those who are live when it is stored, under whatever number it comes again. */
+  #reserve(id: MessageId, seq: Seq): void {
+    const former = this.#reservedAt.get(id) ?? 0;
+    let receivers = this.#reserved.get(former);
+    if (this.#announced.delete(id)) {
+      receivers = new Set([...this.#receivers.values()].filter((receiver) => isLive(receiver, Date.now())).map(keyOf));
+    }
+    if (!receivers) return;
+    this.#reserved.delete(former);
+    this.#reserved.set(seq, receivers);
+    this.#reservedAt.set(id, seq);
   }
 
   #forgetReserved(endings: readonly Ended[]): Seq[] {
-    return endings.map(({ seq }) => {
-      this.#reserved.delete(seq);
+    return endings.map(({ id, seq }) => {
+      this.#reserved.delete(this.#reservedAt.get(id) ?? seq);
+      this.#reservedAt.delete(id);
       return seq;
     });
   }

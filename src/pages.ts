@@ -1,13 +1,16 @@
 /**
- * The files that the server serves: the SDK at `/handover.js` always; in development mode the demonstration page as well, with the
+ * The files that the server serves: the SDK at `/handover.js` and the descriptions always; in development mode the demonstration page as well, with the
  * little backend that it needs. A real application has that backend itself: it knows its users, and makes their sessions.
  * @module
  */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
-import type { FastifyInstance } from "fastify";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import Type from "typebox";
 import type { Authenticator } from "./auth.ts";
+import { asyncapi } from "./describe/asyncapi.ts";
+import type { Limits } from "./describe/document.ts";
+import { openapi } from "./describe/openapi.ts";
 import { HandoverError } from "./errors.ts";
 import type { Hub } from "./hub.ts";
 import { parse, type UserId } from "./protocol.ts";
@@ -34,6 +37,17 @@ const demoRequest = Type.Object({ user: Type.Optional(Type.Union(DEMO_USERS.map(
 /** Serves the SDK. */
 export function sdkRoute(app: FastifyInstance): void {
   serve(app, "/handover.js", new URL("dist/client/handover.js", PACKAGE), { "Access-Control-Allow-Origin": "*" });
+}
+
+/** Serves what describes the server to programs: to anybody, since it says nothing that PROTOCOL.md does not. */
+export function descriptionRoutes(app: FastifyInstance, limits: Limits): void {
+  for (const [path, document] of [
+    ["/openapi.json", openapi(limits)],
+    ["/asyncapi.json", asyncapi(limits)],
+  ] as const) {
+    const content = Buffer.from(JSON.stringify(document));
+    app.get(path, async (request, reply) => sendTagged(request, reply.header("Access-Control-Allow-Origin", "*"), "application/json", content));
+  }
 }
 
 /** Serves Example 10 and its backend: development mode only, since it makes a session for whoever asks. */
@@ -73,9 +87,14 @@ function serve(app: FastifyInstance, path: string, file: URL, headers: Readonly<
     } catch (cause) {
       throw new HandoverError("unknown", `${path} is not built; run \`npm run build\`.`, { cause });
     }
-    const tag = `"${createHash("sha256").update(content).digest("base64url").slice(0, 22)}"`;
-    reply.headers(headers).header("ETag", tag).header("Cache-Control", "no-cache");
-    if (request.headers["if-none-match"] === tag) return reply.code(304).send();
-    return reply.type(type).send(content);
+    return sendTagged(request, reply.headers(headers), type, content);
   });
+}
+
+/** Sends what a client may keep, as long as it asks whether it is still the same. */
+function sendTagged(request: FastifyRequest, reply: FastifyReply, type: string, content: Buffer): FastifyReply {
+  const tag = `"${createHash("sha256").update(content).digest("base64url").slice(0, 22)}"`;
+  reply.header("ETag", tag).header("Cache-Control", "no-cache");
+  if (request.headers["if-none-match"] === tag) return reply.code(304).send();
+  return reply.type(type).send(content);
 }

@@ -1,5 +1,6 @@
 /**
- * The wire, version 1: what goes in, as schemas that validate, and what goes out, as types and the functions that write it.
+ * The wire, version 1: what goes in, as schemas that validate, and what goes out to receivers, with the functions that write it. Answers to
+ * requests are in answers.ts.
  * PROTOCOL.md says the same in prose. Everything that comes from outside passes {@link parse} once, where it enters.
  * @module
  */
@@ -56,16 +57,21 @@ export const PROTOCOL = {
 
 const NAME = "^[A-Za-z0-9._:@-]{1,128}$";
 const closed = { additionalProperties: false } as const;
-const name = (description: string) => Type.String({ pattern: NAME, description });
+export const name = (description: string) => Type.String({ pattern: NAME, description });
 /** Text for one line: no control characters, no half of a surrogate pair (patterns are read with the flag u). */
 const line = (maxLength: number, description: string) =>
   Type.String({ minLength: 1, maxLength, pattern: "^[^\\u0000-\\u001f\\u007f\\ud800-\\udfff]+$", description });
-const seq = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
+export const seq = Type.Integer({
+  minimum: 0,
+  maximum: Number.MAX_SAFE_INTEGER,
+  description: "position in a mailbox, from 1; 0 is before the first",
+});
+const EPOCH = "^[A-Za-z0-9_-]{1,64}$";
 const seqs = Type.Array(seq, { maxItems: 10_000 });
-const epoch = Type.Union([Type.String({ pattern: "^[A-Za-z0-9_-]{1,64}$" }), Type.Null()], {
+const epoch = Type.Union([Type.String({ pattern: EPOCH }), Type.Null()], {
   description: "epoch of the cursor; none or null: a new receiver, from the start",
 });
-const ref = Type.Union([Type.String({ maxLength: 128 }), Type.Integer()], { description: "comes back in the answer" });
+export const ref = Type.Union([Type.String({ maxLength: 128 }), Type.Integer()], { description: "comes back in the answer" });
 
 const address = Type.Object(
   {
@@ -178,19 +184,51 @@ export type AnyFrame = Static<typeof SCHEMAS.frame>;
 export type AckForms = Pick<AckRequest, "upto" | "seqs" | "nack" | "reject" | "hold">;
 export type Ref = Static<typeof ref>;
 
+interface WritableEntry {
+  readonly seq: Seq;
+  readonly id: MessageId;
+  readonly deliveryCount: number;
+  readonly event: string;
+}
+
 /** One delivery, written once for all receivers of the mailbox: `text` is `{"seq":…,"deliveryCount":…,"event":{…}}`. */
 export interface Delivery {
   readonly seq: Seq;
   readonly text: string;
+  /** When the message was accepted, ms since the Unix epoch; undefined when it comes again, after a nack. */
+  readonly acceptedAtMs?: number | undefined;
 }
 
-/** Frames that the server sends. On long polling and SSE the same content goes out in that transport's form. */
+/** What the server tells a receiver beside its deliveries, as frames. On long polling and SSE it goes out in that transport's form. */
+export const FRAMES = {
+  ready: Type.Object({
+    op: Type.Literal("ready"),
+    receiver: Type.Unsafe<ReceiverId>(name("the receiver's name")),
+    epoch: Type.Unsafe<Epoch>(Type.String({ pattern: EPOCH, description: "names the run of numbers" })),
+    head: seq,
+  }),
+  settled: Type.Object({
+    op: Type.Literal("settled"),
+    seqs: Type.Unsafe<readonly Seq[]>(Type.Array(seq, { description: "ended, but not by this receiver: a hint" })),
+  }),
+  gap: Type.Object({
+    op: Type.Literal("gap"),
+    from: seq,
+    to: seq,
+    reason: Type.Enum(["expired", "replaced", "evicted", "dead", "unknown"], {
+      description: "how what was in it ended; unknown: too long ago to say",
+    }),
+  }),
+  drain: Type.Object({
+    op: Type.Literal("drain"),
+    delay: Type.Number({ minimum: 0, description: "seconds over which clients spread their return" }),
+  }),
+} as const;
+
+/** Frames that the server sends to a receiver. */
 export type ServerFrame =
-  | { readonly op: "ready"; readonly receiver: ReceiverId; readonly epoch: Epoch; readonly head: Seq }
   | { readonly op: "deliver"; readonly deliveries: readonly Delivery[] }
-  | { readonly op: "settled"; readonly seqs: readonly Seq[] }
-  | { readonly op: "gap"; readonly from: Seq; readonly to: Seq; readonly reason: string }
-  | { readonly op: "drain"; readonly delay: number };
+  | { [K in keyof typeof FRAMES]: Readonly<Static<(typeof FRAMES)[K]>> }[keyof typeof FRAMES];
 
 const validators = new Map<TSchema, Validator>();
 
@@ -282,8 +320,14 @@ function refusedData(what: string): HandoverError {
 }
 
 /** Writes a delivery from the event's JSON text, without parsing that text. */
-export function writeDelivery(entry: { readonly seq: Seq; readonly deliveryCount: number; readonly event: string }): Delivery {
-  return { seq: entry.seq, text: `{"seq":${entry.seq},"deliveryCount":${entry.deliveryCount},"event":${entry.event}}` };
+export function writeDelivery({ seq, id, deliveryCount, event }: WritableEntry): Delivery {
+  const text = `{"seq":${seq},"deliveryCount":${deliveryCount},"event":${event}}`;
+  return { seq, text, acceptedAtMs: deliveryCount === 1 ? timeOfId(id) : undefined };
+}
+
+/** An id of ours is a UUIDv7, which begins with the ms of its making (RFC 9562, section 5.7). */
+function timeOfId(id: string): number | undefined {
+  return id.length === 36 && id[14] === "7" ? Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16) : undefined;
 }
 
 /** Writes the JSON array of deliveries that poll answers and `deliver` frames carry. */

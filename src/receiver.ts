@@ -24,6 +24,10 @@ export interface ReadableMailbox {
   isFor(receiver: Receiver, seq: Seq): boolean;
   /** The entries that are not. */
   notFor(receiver: Receiver): readonly Seq[];
+  /** What the receiver holds, as the engine remembers it. */
+  held(receiver: Receiver): Promise<readonly Seq[]>;
+  /** It holds nothing above a number any more; durable when it resolves. */
+  releaseHeld(receiver: Receiver, above: Seq): Promise<void>;
 }
 
 /** A new entry as all receivers of a mailbox share it. */
@@ -43,17 +47,21 @@ export class Receiver {
   #window: number = PROTOCOL.defaultWindow;
   /** Handed, neither settled nor held. */
   readonly #inFlight = new Set<Seq>();
-  /** Handed, and left unsettled on purpose: outside the window. */
+  /** Handed, and left unsettled on purpose: outside the window. The engine remembers it too, and longer. */
   readonly #held = new Set<Seq>();
+  #recalled: Promise<void> | undefined;
+  /** Nothing is read for the link that comes before what it is handed again is released. */
+  #isOpening = false;
   #untold: Seq[] = [];
   /** A receiver that never had anything is not told what it missed. */
   #gapsFrom: Seq = 0;
   #isBlocked = false;
   #reading: Promise<void> | undefined;
-  #seenAtMs = 0;
-  #polls = false;
+  #seenAtMs: number;
+  #transport: Link["kind"] | undefined;
 
-  constructor(id: ReceiverId, session: SessionId, mailbox: ReadableMailbox) {
+  constructor(id: ReceiverId, session: SessionId, mailbox: ReadableMailbox, nowMs: number) {
+    this.#seenAtMs = nowMs;
     this.id = id;
     this.session = session;
     this.#mailbox = mailbox;
@@ -68,14 +76,19 @@ export class Receiver {
     return this.#link !== undefined;
   }
 
-  /** When its last link ended, ms since the Unix epoch. */
+  /** When its last link ended, or when it was first heard of, ms since the Unix epoch. */
   get seenAtMs(): number {
     return this.#seenAtMs;
   }
 
+  /** What its last link was; undefined before the first. */
+  get transport(): Link["kind"] | undefined {
+    return this.#transport;
+  }
+
   /** Whether its last link was a poll: between polls such a receiver is away only to come back. */
   get polls(): boolean {
-    return this.#polls;
+    return this.#transport === "poll";
   }
 
   /**
@@ -87,7 +100,7 @@ export class Receiver {
     const older = this.#link;
     this.#link = link;
     older?.close(replaced);
-    this.#polls = link.kind === "poll";
+    this.#transport = link.kind;
     this.#window = Math.min(window, PROTOCOL.maxWindow);
     this.#isBlocked = false;
     this.#position = cursor ?? 0;
@@ -95,10 +108,43 @@ export class Receiver {
     this.#gapsFrom = cursor ?? this.#mailbox.head;
     // What it was handed above its cursor it has not received: it is handed out again, so it is not in flight now. A poll's window is its
     // own answer.
-    for (const seq of this.#inFlight) if (this.#polls || seq > this.#position) this.#inFlight.delete(seq);
-    for (const seq of this.#held) if (seq > this.#position) this.#held.delete(seq);
+    for (const seq of this.#inFlight) if (this.polls || seq > this.#position) this.#inFlight.delete(seq);
+    this.#isOpening = true;
+    try {
+      await this.recall();
+      if (this.#link === link) await this.#releaseAbove(cursor ?? 0);
+    } catch (thrown) {
+      if (this.#link === link) this.disconnect(asHandoverError(thrown), Date.now());
+    }
+    // A newer link opens on its own.
+    if (this.#link === link) this.#isOpening = false;
     await this.catchUp();
     if (!this.#reading) this.#tell();
+  }
+
+  /**
+   * Remembers what it held before this node knew it. To be awaited before {@link settlements}.
+   * @throws HandoverError store-unavailable
+   */
+  recall(): Promise<void> {
+    this.#recalled ??= this.#mailbox.held(this).then(
+      (seqs) => {
+        for (const seq of seqs) this.#held.add(seq);
+      },
+      (thrown: unknown) => {
+        this.#recalled = undefined;
+        throw thrown;
+      },
+    );
+    return this.#recalled;
+  }
+
+  /** What is handed again is held no longer. */
+  async #releaseAbove(above: Seq): Promise<void> {
+    const released = [...this.#held].filter((seq) => seq > above);
+    if (released.length === 0) return;
+    await this.#mailbox.releaseHeld(this, above);
+    for (const seq of released) this.#held.delete(seq);
   }
 
   /** Ends `link`, if it is still this receiver's. */
@@ -130,8 +176,8 @@ export class Receiver {
   /** New entries at the end of the mailbox. @param before  the mailbox's head before them */
   offer(before: Seq, deliveries: readonly SharedDelivery[], head: Seq): void {
     if (!this.#link || this.#reading || this.#isBlocked) return;
-    if (this.#position < before) {
-      // Behind: it reads these in their turn.
+    if (this.#position < before || head - before > deliveries.length) {
+      // Behind, or a number between them was given and has ended: it reads these in their turn, and the gap.
       void this.catchUp();
       return;
     }
@@ -171,11 +217,14 @@ export class Receiver {
     for (const { seq, retryAfter } of forms.nack ?? []) {
       if (wasHanded(seq)) changes.push({ kind: "nacked", seq, retryAfterMs: Math.round((retryAfter ?? 0) * 1000) });
     }
-    for (const seq of forms.hold ?? []) {
-      if (!wasHanded(seq) || this.#held.size >= MAX_HELD) continue;
+    const held = forms.hold?.filter((seq) => {
+      if (!wasHanded(seq) || (this.#held.size >= MAX_HELD && !this.#held.has(seq))) return false;
       this.#inFlight.delete(seq);
+      // At once: an `upto` that comes before the commit spares it.
       this.#held.add(seq);
-    }
+      return true;
+    });
+    if (held && held.length > 0) changes.push({ kind: "held", receiver: this.id, seqs: held });
     if (forms.upto !== undefined) {
       const upto = Math.min(forms.upto, handed);
       const spared = [
@@ -196,7 +245,7 @@ export class Receiver {
         for (const seq of change.seqs) this.#forget(seq);
       } else if (change.kind === "acked-upto") {
         for (const seq of this.#inFlight) if (seq <= change.upto) this.#inFlight.delete(seq);
-      } else {
+      } else if (change.kind === "rejected" || change.kind === "nacked") {
         this.#forget(change.seq);
       }
     }
@@ -269,7 +318,7 @@ export class Receiver {
   }
 
   #wantsMore(): boolean {
-    return this.#link !== undefined && !this.#isBlocked && this.#room() > 0 && this.#position < this.#mailbox.head;
+    return this.#link !== undefined && !this.#isOpening && !this.#isBlocked && this.#room() > 0 && this.#position < this.#mailbox.head;
   }
 
   #forget(seq: Seq): void {

@@ -10,16 +10,20 @@ import { setTimeout as pause } from "node:timers/promises";
 import { type Logger, pino } from "pino";
 import { Authenticator, type Provider, parseServiceKeys } from "./auth.ts";
 import { type Config, ConfigError, listOf } from "./config.ts";
-import type { Engine } from "./engine.ts";
+import type { CommitDone, Engine } from "./engine.ts";
 import { memoryEngine } from "./engines/memory.ts";
 import { rabbitmqEngine } from "./engines/rabbitmq.ts";
 import { sqliteEngine } from "./engines/sqlite.ts";
 import { HandoverError } from "./errors.ts";
 import { httpServer } from "./http.ts";
 import { Hub } from "./hub.ts";
-import { demoRoutes, sdkRoute } from "./pages.ts";
+import { Metrics } from "./metrics.ts";
+import { metricsRoute } from "./monitoring.ts";
+import { demoRoutes, descriptionRoutes, sdkRoute } from "./pages.ts";
 import { webSocketTransport } from "./transports/websocket.ts";
 
+/** The version of this package. */
+export const VERSION: string = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")).version;
 const LOOPBACK = ["127.0.0.1", "localhost", "::1", "[::1]"];
 /** Time in which a server that stops still answers, and time in which those answers may leave. */
 const FLUSH_MS = 500;
@@ -47,7 +51,9 @@ export interface Server {
 export async function startServer(config: Config, onFailure: (cause: HandoverError) => void): Promise<Server> {
   const log = pino({ level: config.logLevel, base: { pid: process.pid } });
   const { serviceKey, tokenSecret } = secretsOf(config);
-  const engine = engineOf(config, log);
+  // The engine is made with it, and it names the engine.
+  const metrics = new Metrics({ version: VERSION, engine: config.engine.split(":", 1)[0] ?? "" });
+  const engine = engineOf(config, log, metrics.committed);
   let hasFailed = false;
   await engine.open((cause) => {
     hasFailed = true;
@@ -69,6 +75,7 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
       maxReceiversPerUser: config.maxReceiversPerUser,
       isKnown: knownUsers(config),
       onError,
+      metrics,
     });
     const webSocket = webSocketTransport(hub, onError);
     const app = await httpServer({
@@ -82,7 +89,9 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
       maxConnections: config.maxConnections,
       log,
     });
+    metricsRoute(app, { access: config.metrics, metrics, engine, hub, webSockets: () => webSocket.size, isReady: () => !hasFailed });
     sdkRoute(app);
+    descriptionRoutes(app, { version: VERSION, maxMessageBytes: config.maxMessageBytes, maxTtlSeconds: Math.floor(config.maxTtlMs / 1000) });
     if (config.dev) demoRoutes(app, hub, authenticator, config.sessionTtlMs);
     if (config.x0 !== "off") log.warn(`HANDOVER_X0=${config.x0} has no effect yet: x0's wire is not in this version.`);
     if (engine.name === "rabbitmq") log.warn("The RabbitMQ engine is experimental: one node per journal.");
@@ -142,15 +151,16 @@ async function listen(app: Awaited<ReturnType<typeof httpServer>>, { host, port 
   }
 }
 
-function engineOf(config: Config, log: Logger): Engine {
+function engineOf(config: Config, log: Logger, committed: (commit: CommitDone) => void): Engine {
   const caps = { mailboxMaxMessages: config.mailboxMaxMessages, mailboxMaxBytes: config.mailboxMaxBytes };
   if (config.engine === "memory:") return memoryEngine(caps);
   const say = (line: string) => log.error(line);
-  if (!config.engine.startsWith("amqp")) return sqliteEngine({ ...caps, dir: resolve(config.data), log: say });
+  if (!config.engine.startsWith("amqp")) return sqliteEngine({ ...caps, dir: resolve(config.data), log: say, committed });
   // A folder of its own: the index belongs to the journal.
-  const index = sqliteEngine({ ...caps, dir: join(resolve(config.data), "rabbitmq"), log: say });
-  const journal = new URL(config.engine).searchParams.get("journal");
-  return rabbitmqEngine({ url: config.engine, index, log: say, ...(journal === null ? {} : { journal }) });
+  const index = sqliteEngine({ ...caps, dir: join(resolve(config.data), "rabbitmq"), log: say, committed });
+  const { searchParams } = new URL(config.engine);
+  const [journal, refill] = [searchParams.get("journal"), searchParams.get("refill")];
+  return rabbitmqEngine({ url: config.engine, index, log: say, refill: refill === "1", ...(journal === null ? {} : { journal }) });
 }
 
 export interface Secrets {

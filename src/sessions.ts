@@ -23,7 +23,6 @@ export interface TokenSession {
 
 /** Something that must not outlive its session. */
 export interface SessionWatch {
-  readonly hasEnded: boolean;
   /** @throws HandoverError token-invalid, when the session has ended since the watch began */
   requireGoing(): void;
   stop(): void;
@@ -80,9 +79,6 @@ export class Sessions {
     const watcher: Watcher = { hasEnded: false, close };
     this.#watchers.set(session, watchers.add(watcher));
     return {
-      get hasEnded() {
-        return watcher.hasEnded;
-      },
       requireGoing() {
         if (watcher.hasEnded) throw ended();
       },

@@ -3,7 +3,7 @@
  * {@link Gateway}; it knows nothing else of the core, and the core knows nothing of sockets.
  * @module
  */
-import type { Accepted } from "./engine.ts";
+import type { Accepted } from "./answers.ts";
 import type { HandoverError } from "./errors.ts";
 import type { AckForms, Epoch, Identity, ReceiverId, Seq, ServerFrame, UserIdentity } from "./protocol.ts";
 

@@ -41,6 +41,14 @@ test("[K2] an unknown key, variable or file is an error that names it, and the n
   for (const name of ["HANDOVER_URL", "HANDOVER_TOKEN", "HANDOVER_CONFIG"]) load({ environment: { [name]: "anything" } });
 });
 
+test("[Q18] a journal's name is letters, digits, `-` and `_`; a refill is asked for with 1", () => {
+  const engine = (query: string) => load({ environment: { HANDOVER_ENGINE: `amqp://user:password@host/vhost${query}` } }).engine;
+  for (const query of ["", "?journal=team-1_b", "?journal=main&refill=1"]) expect(engine(query)).toContain(query);
+  for (const query of ["?journal=", "?journal=a.b", "?journal=a%20b", `?journal=${"x".repeat(65)}`])
+    expect(() => engine(query)).toThrow(/journal must be a name/);
+  for (const query of ["?refill=0", "?refill=yes", "?refill"]) expect(() => engine(query)).toThrow(/refill can only be 1/);
+});
+
 test("[K3] a value that is not allowed is an error that names the setting and what is", () => {
   const wrong: readonly (readonly [string, string, RegExp])[] = [
     ["HANDOVER_PORT", "eighty", /HANDOVER_PORT must be a whole number from 0 to 65535/],

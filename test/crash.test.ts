@@ -9,10 +9,14 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { call, openSocket, signToken, WEBSOCKET, type WireReceiver } from "../src/testing/wire.ts";
 import { LONG_POLLING } from "../src/testing/wire-poll.ts";
+import { randomName, removeJournal } from "./support/broker.ts";
 import { CommandServer, freePort } from "./support/command.ts";
+import { AMQP_URL, describeWith, RABBITMQ } from "./support/needs.ts";
 import { TOKEN_SECRET } from "./support/started.ts";
 
+/** Rounds of each engine. */
 const ROUNDS = Number(process.env.HANDOVER_TEST_CRASHES ?? 20);
+const RABBITMQ_ROUNDS = Number(process.env.HANDOVER_TEST_CRASHES ?? 3);
 const IN_FLIGHT = 64;
 const USERS = ["ws-1", "ws-2", "poll-1", "poll-2"] as const;
 const SEED = Number(process.env.HANDOVER_TEST_SEED ?? Date.now() % 1_000_000);
@@ -78,15 +82,45 @@ afterAll(async () => {
   await rm(data, { recursive: true, force: true });
 });
 
-test(`[K7] killed ${ROUNDS} times under load, it delivers everything that it accepted and nothing that it acknowledged`, {
-  timeout: 180_000,
-}, async () => {
+test(
+  `[K7] killed ${ROUNDS} times under load, it delivers everything that it accepted and nothing that it acknowledged`,
+  {
+    timeout: 180_000,
+  },
+  () => crash({ rounds: ROUNDS }),
+);
+
+describeWith(RABBITMQ, "the RabbitMQ engine and `kill -9`", () => {
+  const journal = randomName();
+  afterAll(() => removeJournal(journal));
+  test(
+    "[Q11] on RabbitMQ, killed under load, it delivers everything that it accepted and nothing that it acknowledged; at last from the journal alone",
+    {
+      timeout: 180_000,
+    },
+    () =>
+      crash({
+        rounds: RABBITMQ_ROUNDS,
+        flags: ["--engine", `${AMQP_URL}?journal=${journal}`],
+        beforeLast: () => rm(join(data, "rabbitmq"), { recursive: true }),
+      }),
+  );
+});
+
+interface CrashOptions {
+  readonly rounds: number;
+  readonly flags?: readonly string[];
+  /** What is done to the data before the last start. */
+  readonly beforeLast?: () => Promise<void>;
+}
+
+async function crash({ rounds, flags = [], beforeLast }: CrashOptions): Promise<void> {
   console.log(`seed ${SEED}`);
   const port = await freePort();
   const ledger = new Ledger();
   let epoch: string | undefined;
-  for (let round = 1; round <= ROUNDS; round++) {
-    server = await CommandServer.start(port, data, ["--log-level", "info"]);
+  for (let round = 1; round <= rounds; round++) {
+    server = await CommandServer.start(port, data, ["--log-level", "info", ...flags]);
     const { url } = server;
     const receivers = await Promise.all(USERS.map((user) => settleAccounts(url, user, ledger, round)));
     const told = receivers.find(({ epoch: each }) => each !== undefined)?.epoch;
@@ -106,15 +140,17 @@ test(`[K7] killed ${ROUNDS} times under load, it delivers everything that it acc
     await Promise.all(loads);
     await Promise.all(receivers.map((receiver) => receiver.leave()));
   }
-  server = await CommandServer.start(port, data);
+  await beforeLast?.();
+  server = await CommandServer.start(port, data, flags);
   const { url } = server;
-  for (const receiver of await Promise.all(USERS.map((user) => settleAccounts(url, user, ledger, ROUNDS + 1)))) await receiver.leave();
+  for (const receiver of await Promise.all(USERS.map((user) => settleAccounts(url, user, ledger, rounds + 1)))) await receiver.leave();
   // Everything has its ending now: nothing accepted is left that was not acknowledged.
   expect(USERS.flatMap((user) => ledger.owed(user))).toEqual([]);
   console.log(
-    `${ROUNDS} kills: ${ledger.sent.size} sent, ${ledger.countAccepted()} answered 201, ${ledger.acked.size} answered acked; none lost, none of the acknowledged again`,
+    `${rounds} kills: ${ledger.sent.size} sent, ${ledger.countAccepted()} answered 201, ${ledger.acked.size} answered acked; none lost, none of the acknowledged again`,
   );
-});
+  await server.kill();
+}
 
 /** Opens a new receiver, which gets everything unsettled, compares it with the ledger, and acknowledges all of it. */
 async function settleAccounts(url: string, user: string, ledger: Ledger, round: number): Promise<WireReceiver> {

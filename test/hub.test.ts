@@ -59,6 +59,7 @@ function gated(engine: Engine, gate: Gate): Engine {
         epoch: attachment.epoch,
         head: attachment.head,
         read: (request) => attachment.read(request),
+        held: (receiver, session) => attachment.held(receiver, session),
         detach: () => attachment.detach(),
         async settle(changes, session) {
           const ended = await attachment.settle(changes, session);

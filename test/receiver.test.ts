@@ -59,6 +59,10 @@ class TestMailbox implements ReadableMailbox {
   entries: Entry[];
   gaps: Gap[] = [];
   reads: { after: Seq; limit: number }[] = [];
+  /** What the engine remembers as held by the receiver. */
+  remembered: readonly Seq[] = [];
+  readonly releases: Seq[] = [];
+  failingHeld: HandoverError | undefined;
   failing: HandoverError | undefined;
   #gate: Promise<void> = Promise.resolve();
   #open: () => void = () => {};
@@ -66,6 +70,17 @@ class TestMailbox implements ReadableMailbox {
   constructor(seqs: readonly Seq[], bytes = 10) {
     this.entries = seqs.map((seq) => entryOf(seq, bytes));
     this.head = seqs.at(-1) ?? 0;
+  }
+
+  async held(): Promise<readonly Seq[]> {
+    if (this.failingHeld) throw this.failingHeld;
+    return this.remembered;
+  }
+
+  async releaseHeld(_receiver: Receiver, above: Seq): Promise<void> {
+    this.releases.push(above);
+    await this.#gate;
+    this.remembered = this.remembered.filter((seq) => seq <= above);
   }
 
   hold(): void {
@@ -103,7 +118,7 @@ function entryOf(seq: Seq, bytes = 10, session?: SessionId): Entry {
 }
 
 function receiverOn(mailbox: ReadableMailbox): Receiver {
-  return new Receiver("r" as ReceiverId, "s" as SessionId, mailbox);
+  return new Receiver("r" as ReceiverId, "s" as SessionId, mailbox, Date.now());
 }
 
 /** What a mailbox does when an entry was appended. */
@@ -234,6 +249,8 @@ describe("links", () => {
     const [older, newer] = [new NotingLink(), new NotingLink()];
     mailbox.hold();
     const first = receiver.open(older, 0, 9, REPLACED);
+    await settled();
+    expect(mailbox.reads.length).toBe(1);
     const second = receiver.open(newer, 2, 9, REPLACED);
     expect(older.closed).toBe(REPLACED);
     mailbox.release();
@@ -241,7 +258,9 @@ describe("links", () => {
     expect([older.told, newer.told]).toEqual([[], [3]]);
     const [third, fourth] = [new NotingLink(), new NotingLink()];
     mailbox.hold();
-    const again = [receiver.open(third, 1, 9, REPLACED), receiver.open(fourth, 1, 9, REPLACED)];
+    const again = [receiver.open(third, 1, 9, REPLACED)];
+    await settled();
+    again.push(receiver.open(fourth, 1, 9, REPLACED));
     mailbox.release();
     await Promise.all(again);
     expect([third.told, fourth.told]).toEqual([[], [2, 3]]);
@@ -253,6 +272,8 @@ describe("links", () => {
     const link = new NotingLink();
     mailbox.hold();
     const opening = receiver.open(link, undefined, 9, REPLACED);
+    await settled();
+    expect(mailbox.reads.length).toBe(1);
     receiver.close(link, Date.now());
     mailbox.release();
     await opening;
@@ -373,6 +394,60 @@ describe("polls", () => {
   });
 });
 
+describe("holds", () => {
+  test("[H97] a receiver that this node does not remember holds what the engine says: `upto` spares it, its cursor says what is handed again", async () => {
+    const mailbox = new TestMailbox([1, 2, 3, 4, 5]);
+    mailbox.remembered = [1, 3, 5];
+    const receiver = receiverOn(mailbox);
+    // An acknowledgement may come first.
+    await receiver.recall();
+    expect(receiver.settlements({ upto: 4 }, 4)).toEqual([{ kind: "acked-upto", upto: 4, except: [1, 3] }]);
+    const link = new NotingLink();
+    mailbox.hold();
+    const opening = receiver.open(link, 3, 9, REPLACED);
+    await settled();
+    // 5 is handed again, and before that it is held no longer.
+    expect([mailbox.releases, mailbox.reads, link.told]).toEqual([[3], [], []]);
+    append(mailbox, receiver, 6);
+    await settled();
+    expect([mailbox.reads, link.told]).toEqual([[], []]);
+    mailbox.release();
+    await opening;
+    expect(link.told).toEqual([4, 5, 6]);
+    expect(receiver.settlements({ upto: 6 }, undefined)).toEqual([{ kind: "acked-upto", upto: 6, except: [1, 3] }]);
+    // Nothing to release: nothing is asked.
+    await receiver.open(new NotingLink(), 6, 9, REPLACED);
+    expect(mailbox.releases).toEqual([3]);
+    await receiver.open(new NotingLink(), undefined, 9, REPLACED);
+    expect(mailbox.releases).toEqual([3, 0]);
+    expect(receiver.settlements({ upto: 6 }, undefined)).toEqual([{ kind: "acked-upto", upto: 6, except: [] }]);
+  });
+
+  test("[H98] a hold counts at once, before the engine has it; it is told to the engine again when it is said again", async () => {
+    const mailbox = new TestMailbox([1, 2, 3]);
+    const receiver = receiverOn(mailbox);
+    await receiver.open(new NotingLink(), undefined, 9, REPLACED);
+    const hold = { kind: "held", receiver: "r", seqs: [2] };
+    expect(receiver.settlements({ hold: [2, 9] }, undefined)).toEqual([hold]);
+    expect(receiver.settlements({ upto: 3 }, undefined)).toEqual([{ kind: "acked-upto", upto: 3, except: [2] }]);
+    expect(receiver.settlements({ hold: [2] }, undefined)).toEqual([hold]);
+  });
+
+  test("[H99] a link that comes while it cannot be known what its receiver holds ends with the reason; the next one is asked for again", async () => {
+    const mailbox = new TestMailbox([1]);
+    mailbox.remembered = [1];
+    mailbox.failingHeld = new HandoverError("store-unavailable", "The disk is gone.");
+    const receiver = receiverOn(mailbox);
+    const link = new NotingLink();
+    await receiver.open(link, 1, 9, REPLACED);
+    expect([link.closed, link.told, receiver.isConnected]).toEqual([mailbox.failingHeld, [], false]);
+    await expect(receiver.recall()).rejects.toBe(mailbox.failingHeld);
+    mailbox.failingHeld = undefined;
+    await receiver.open(new NotingLink(), 1, 9, REPLACED);
+    expect(receiver.settlements({ upto: 1 }, undefined)).toEqual([{ kind: "acked-upto", upto: 1, except: [1] }]);
+  });
+});
+
 describe("a mailbox on an engine", () => {
   test("[H51] numbers that were given and ended without being delivered stop nobody: the next mail comes at once", async () => {
     let head = 0;
@@ -382,6 +457,7 @@ describe("a mailbox on an engine", () => {
       head: 0,
       read: async ({ after }: { after: Seq }): Promise<Page> => ({ ...page, entries: after < 3 && head >= 3 ? [entryOf(3)] : [], upto: head }),
       settle: async () => [],
+      held: async () => [],
       detach: async () => {},
     };
     const mailbox = await Mailbox.attach(

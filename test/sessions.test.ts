@@ -134,6 +134,7 @@ test("[H93] a link whose session ends while it is being caught up is closed, and
       epoch: attachment.epoch,
       head: attachment.head,
       settle: attachment.settle,
+      held: attachment.held,
       detach: attachment.detach,
       async read(request) {
         const page = await attachment.read(request);

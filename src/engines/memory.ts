@@ -3,8 +3,8 @@
  * written. It keeps every other rule, so that what works on it works on the others.
  * @module
  */
+import type { Accepted } from "../answers.ts";
 import type {
-  Accepted,
   Addressed,
   Appended,
   Attachment,
@@ -38,6 +38,7 @@ import {
   wrong,
 } from "./memory/box.ts";
 import { DueQueue } from "./memory/due.ts";
+import { HoldBook } from "./memory/hold.ts";
 import { SessionBook } from "./memory/session.ts";
 
 export interface MemoryOptions {
@@ -240,6 +241,10 @@ class Memory implements MemoryEngine {
       head: this.#boxes.get(user)?.head ?? 0,
       read: async (request) => this.#read(user, request),
       settle: async (changes, session) => this.#settle(user, changes, session),
+      held: async (receiver, session) => {
+        this.#mustBeOpen();
+        return this.#boxes.get(user)?.holds.heldBy(session, receiver) ?? [];
+      },
       detach: async () => {
         if (this.#tails.get(user) === tail) this.#tails.delete(user);
       },
@@ -276,7 +281,11 @@ class Memory implements MemoryEngine {
         const except = new Set(change.except);
         const seqs = box.slots.filter((slot) => slot.seq <= change.upto && slot.delivery && !except.has(slot.seq)).map((slot) => slot.seq);
         for (const seq of seqs) end(seq, "acked");
-      } else {
+      } else if (change.kind === "held") {
+        const seqs = change.seqs.filter((seq) => open(seq));
+        box.holds.hold(session, change.receiver, seqs, nowMs);
+      } else if (change.kind === "released") box.holds.releaseAbove(session, change.receiver, change.above);
+      else {
         const delivery = open(change.seq);
         if (!delivery) continue;
         if (delivery.attempts >= this.#maxAttempts) {
@@ -333,6 +342,7 @@ class Memory implements MemoryEngine {
     const nowMs = this.#now();
     const users = this.#sessions.usersOf(session, nowMs);
     this.#sessions.end(session, stroke(nowMs + REMEMBER_ENDED_MS));
+    for (const box of this.#boxes.values()) box.holds.endSession(session);
     const open = [...(this.#bySession.get(session) ?? [])].sort((one, other) => (one.order < other.order ? -1 : 1));
     const evicted: { id: MessageId; user: UserId }[] = [];
     for (const delivery of open) {
@@ -378,6 +388,7 @@ class Memory implements MemoryEngine {
     box.bytes -= message.bytes;
     if (delivery.topic !== undefined && box.byTopic.get(delivery.topic) === delivery) box.byTopic.delete(delivery.topic);
     if (ending === "acked") unnumber(delivery);
+    else box.holds.drop(slot.seq);
     if (delivery.session !== undefined) {
       const others = this.#bySession.get(delivery.session);
       others?.delete(delivery);
@@ -423,6 +434,7 @@ class Memory implements MemoryEngine {
       gone: 0,
       bySeq: new Map(),
       byTopic: new Map(),
+      holds: new HoldBook(),
     };
     this.#boxes.set(user, box);
     return box;

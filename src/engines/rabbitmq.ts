@@ -25,17 +25,21 @@ import type {
 } from "../engine.ts";
 import { asHandoverError, HandoverError } from "../errors.ts";
 import type { MessageId, SessionId, UserId } from "../protocol.ts";
-import { Journal, unavailable } from "./rabbitmq/journal.ts";
+import { unavailable } from "./rabbitmq/failure.ts";
+import { Journal } from "./rabbitmq/journal.ts";
+import { bringTogether, type JournalIndex } from "./rabbitmq/opening.ts";
 import { Outbox } from "./rabbitmq/outbox.ts";
-import { type JournalCall, type Owner, type Replay, readRecord, weightOf, writeRecord } from "./rabbitmq/record.ts";
+import { type JournalCall, type Owner, readRecord, weightOf, writeRecord } from "./rabbitmq/record.ts";
 
 export interface RabbitmqOptions {
   /** `amqp://user:password@host:port/vhost`, or `amqps:`. */
   readonly url: string;
   /** Numbers, finds and settles; durable, and used by nothing else. Opened and closed by this engine. */
-  readonly index: Engine;
+  readonly index: JournalIndex;
   /** Which journal, in the names of its queues: letters, digits, `-` and `_`. */
   readonly journal?: string;
+  /** For one start after the journal was lost: what waits in the index is written into it, which is refused otherwise. */
+  readonly refill?: boolean;
   /** How long a request waits for the broker. */
   readonly answerWithinMs?: number;
   /** How long opening waits for the broker and for another owner's end. */
@@ -57,8 +61,6 @@ export interface RabbitmqEngine extends Engine {
 /** The journal is gone through when it weighs this more than twice what is unsettled. */
 const CLEAN_ABOVE = 2_000;
 const LOOK_EVERY = 500;
-/** Messages of a rebuild that are stored at once. */
-const REBUILD_STEP = 500;
 
 /** Makes an engine; nothing is opened before `open`. @throws HandoverError internal, when the index cannot be one */
 export function rabbitmqEngine(options: RabbitmqOptions): RabbitmqEngine {
@@ -71,7 +73,8 @@ export function rabbitmqEngine(options: RabbitmqOptions): RabbitmqEngine {
 class Rabbitmq implements RabbitmqEngine {
   readonly name = "rabbitmq";
   readonly supports: EngineSupports;
-  readonly #index: Engine;
+  readonly #index: JournalIndex;
+  readonly #mayRefill: boolean;
   readonly #journal: Journal;
   readonly #outbox: Outbox;
   readonly #log: (line: string) => void;
@@ -88,6 +91,7 @@ class Rabbitmq implements RabbitmqEngine {
   constructor(options: RabbitmqOptions) {
     const answerWithinMs = options.answerWithinMs ?? 5_000;
     this.#index = options.index;
+    this.#mayRefill = options.refill ?? false;
     this.#log = options.log ?? ((line) => console.error(line));
     this.supports = { ...options.index.supports, manyNodes: false };
     this.#journal = new Journal({
@@ -121,7 +125,11 @@ class Rabbitmq implements RabbitmqEngine {
       this.#indexName = await this.#nameOfIndex();
       await this.#journal.open();
       try {
-        await this.#meet(await this.#journal.readOwner());
+        const parties = { index: this.#index, indexName: this.#indexName, journal: this.#journal, mayRefill: this.#mayRefill, log: this.#log };
+        const { n, weight, accepted } = await bringTogether(parties);
+        this.#weight = weight;
+        this.#outbox.begin(n, accepted);
+        await this.#journal.writeOwner(this.#owner());
       } catch (thrown) {
         await this.#journal.close();
         throw thrown;
@@ -142,74 +150,6 @@ class Rabbitmq implements RabbitmqEngine {
     return attachment.epoch;
   }
 
-  /** Brings index and journal together. */
-  async #meet(owner: Owner | undefined): Promise<void> {
-    const isOurs = owner?.index === this.#indexName;
-    if (!isOurs && (await this.#index.totals()).accepted > 0)
-      throw unavailable(
-        owner
-          ? "The journal on this broker belongs to another data folder. Use that folder; or an empty one, which is rebuilt from the journal."
-          : "This data folder has a journal, but not on this broker. Use the broker and virtual host that it was made with.",
-      );
-    let n = Date.now() * 1_000;
-    if (owner && isOurs && owner.isClean) {
-      this.#weight = owner.weight;
-      n = Math.max(n, owner.n);
-      this.#outbox.begin(n);
-    } else {
-      const replay = await this.#journal.readAll();
-      this.#weight = replay.weight;
-      n = Math.max(n, replay.lastN, owner?.n ?? 0);
-      this.#outbox.begin(n);
-      if (replay.unreadable > 0) this.#log(`The journal holds ${replay.unreadable} records that this version cannot read; they are left out.`);
-      if (isOurs) await this.#catchUp(replay);
-      else await this.#rebuild(replay);
-    }
-    await this.#journal.writeOwner(this.#owner(false));
-  }
-
-  /** After a crash: what was confirmed and not yet stored, and nothing else. Nobody has an answer to it. */
-  async #catchUp(replay: Replay): Promise<void> {
-    const nowMs = Date.now();
-    for (const { n, items } of replay.calls()) {
-      if (n <= replay.done || items.some(({ expiresAtMs, acceptedAtMs }) => expiresAtMs <= nowMs && expiresAtMs > acceptedAtMs)) continue;
-      const known = await Promise.all(items.map(({ id }) => this.#index.find(id)));
-      if (known.some((state) => state !== undefined)) continue;
-      await this.#index.append(items).catch((thrown: unknown) => this.#mustBeRefusal(thrown));
-    }
-  }
-
-  /** A new index for an old journal: all that waits, under a new epoch. */
-  async #rebuild(replay: Replay): Promise<void> {
-    let count = 0;
-    let step: Promise<void>[] = [];
-    for (const { items } of replay.calls()) {
-      for (const item of items) {
-        count += 1;
-        step.push(this.#restore(item));
-      }
-      if (step.length < REBUILD_STEP) continue;
-      await Promise.all(step);
-      step = [];
-    }
-    await Promise.all(step);
-    if (count > 0) this.#log(`The mailboxes were rebuilt from the journal: ${count} messages wait, under a new epoch.`);
-  }
-
-  async #restore(item: Addressed): Promise<void> {
-    const [appended] = await this.#index.append([item]);
-    if (appended?.outcome !== "stored" || appended.accepted.refused)
-      throw unavailable(
-        `Message ${item.id} of the journal does not fit the mailbox it was accepted for (${appended?.outcome}). Raise the mailbox limits, empty the data folder and start again.`,
-      );
-  }
-
-  #mustBeRefusal(thrown: unknown): void {
-    const error = asHandoverError(thrown);
-    if (error.code !== "internal") throw error;
-    this.#log(`A call in the journal could not be stored, and was not: ${error.message}`);
-  }
-
   async append(batch: readonly Addressed[]): Promise<readonly Appended[]> {
     this.#mustBeUp();
     return batch.length === 0 ? [] : this.#outbox.append(batch);
@@ -223,8 +163,11 @@ class Rabbitmq implements RabbitmqEngine {
       epoch: inner.epoch,
       head: inner.head,
       read: (request) => inner.read(request),
+      held: (receiver, session) => inner.held(receiver, session),
       settle: async (changes, session) => {
         if (isOver) throw unavailable("This mailbox was let go when RabbitMQ did not answer; open it again.");
+        // What ends nothing is no affair of the journal's.
+        if (changes.every(({ kind }) => kind === "held" || kind === "released")) return inner.settle(changes, session);
         try {
           return await this.#settle(user, inner, changes, session);
         } catch (thrown) {
@@ -327,7 +270,11 @@ class Rabbitmq implements RabbitmqEngine {
     this.#mustBeUp();
     // Calls above this number may not be in the index yet.
     const upto = this.#outbox.done;
+    // What the records in hand will make lighter: they are gone when the next ones come.
+    let lighter = 0;
     await this.#journal.lap(async (bodies) => {
+      this.#weight -= lighter;
+      lighter = 0;
       if (this.#state !== "open") return undefined;
       const calls: JournalCall[] = [];
       let weight = 0;
@@ -336,15 +283,15 @@ class Rabbitmq implements RabbitmqEngine {
         // Written by a version that knew more: not ours to throw away.
         if (!record || record.calls.some(({ n }) => n > upto)) return undefined;
         weight += weightOf(record);
-        for (const call of record.calls) {
-          const items = await this.#waiting(call.items);
-          if (items.length > 0) calls.push({ n: call.n, items });
-        }
+        // All at once: a record may hold thousands of calls, and the broker does not let it be held for ever.
+        const waiting = await Promise.all(record.calls.map(async ({ n, items }) => ({ n, items: await this.#waiting(items) })));
+        calls.push(...waiting.filter(({ items }) => items.length > 0));
       }
-      const left = { done: this.#outbox.done, calls, gone: [], void: [] };
-      this.#weight += weightOf(left) - weight;
+      const left = { done: this.#outbox.done, accepted: this.#outbox.accepted, calls, gone: [], void: [] };
+      lighter = weight - weightOf(left);
       return calls.length === 0 ? "nothing" : writeRecord(left);
     });
+    this.#weight -= lighter;
   }
 
   /** Messages of a call with the recipients for whom they still wait. */
@@ -369,14 +316,28 @@ class Rabbitmq implements RabbitmqEngine {
     const isWhole = await this.#outbox.close();
     await this.#cleaning?.catch(() => {});
     if (wasOpen && isWhole && this.#journal.isUp)
-      await this.#journal.writeOwner(this.#owner(true)).catch((thrown: unknown) => this.#log(`A clean end could not be noted: ${String(thrown)}`));
+      await this.#noteCleanEnd().catch((thrown: unknown) => this.#log(`A clean end could not be noted: ${String(thrown)}`));
     await this.#journal.close();
     await this.#index.close();
     if (this.#state !== "failed") this.#state = "closed";
   }
 
-  #owner(isClean: boolean): Owner {
-    return { index: this.#indexName, instance: this.#instance, isClean, n: this.#outbox.lastN, weight: this.#weight };
+  async #noteCleanEnd(): Promise<void> {
+    const records = await this.#journal.countRecords();
+    const { accepted } = await this.#index.totals();
+    await this.#journal.writeOwner({ ...this.#owner(), isClean: true, records, accepted });
+  }
+
+  #owner(): Owner {
+    return {
+      index: this.#indexName,
+      instance: this.#instance,
+      isClean: false,
+      n: this.#outbox.lastN,
+      weight: this.#weight,
+      records: 0,
+      accepted: this.#outbox.accepted,
+    };
   }
 
   #mustBeOurs(owner: Owner | undefined): void {

@@ -10,6 +10,7 @@ import type {
   Addressed,
   Appended,
   Attachment,
+  CommitDone,
   Ended,
   Engine,
   EngineFailed,
@@ -24,8 +25,21 @@ import type {
 } from "../engine.ts";
 import { HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
-import type { FromWorker, Happening, Op, Result, ResultOf, ToWorker, WorkerOptions } from "./sqlite/call.ts";
-import { checkText, checkWhole, toAppended, toChange, toEnded, toEntry, toGaps, toItem, toSessionEnd, toState } from "./sqlite/value.ts";
+import type { FromWorker, Happening, Op, Result, ResultOf, ToWorker, UnsettledRow, WorkerOptions } from "./sqlite/call.ts";
+import {
+  checkText,
+  checkWhole,
+  countMessages,
+  toAddressed,
+  toAppended,
+  toChange,
+  toEnded,
+  toEntry,
+  toGaps,
+  toItem,
+  toSessionEnd,
+  toState,
+} from "./sqlite/value.ts";
 
 export interface SqliteOptions {
   /** The data folder; made on first use, mode 0700. */
@@ -44,12 +58,19 @@ export interface SqliteOptions {
   readonly now?: () => number;
   /** Takes one line for the operator. */
   readonly log?: (line: string) => void;
+  /** Told of each commit, for the metrics. */
+  readonly committed?: (commit: CommitDone) => void;
 }
 
 /** The embedded engine, with what only it has. */
 export interface SqliteEngine extends Engine {
   /** Does now what time has made due: expiry, return of nacked mail, purge. It happens by itself; for tests with a clock of their own. */
   sweep(): Promise<void>;
+  /**
+   * All that is unsettled, in the order of its acceptance, each message with the recipients for whom it waits. What the store does not keep is
+   * not told: idempotency keys, and when a message was accepted (now, instead).
+   */
+  unsettled(): Promise<readonly Addressed[]>;
   /** Commits, each with its sync, since it was opened. */
   readonly commits: number;
 }
@@ -96,6 +117,7 @@ class Sqlite implements SqliteEngine {
   readonly #commitTimeoutMs: number;
   readonly #now: () => number;
   readonly #log: (line: string) => void;
+  readonly #committed: ((commit: CommitDone) => void) | undefined;
   readonly #tails = new Map<UserId, Tail>();
   #worker: Worker | undefined;
   #epoch = "" as Epoch;
@@ -124,6 +146,7 @@ class Sqlite implements SqliteEngine {
     this.#commitTimeoutMs = options.commitTimeoutMs ?? 5_000;
     this.#now = options.now ?? Date.now;
     this.#log = options.log ?? ((line) => console.error(line));
+    this.#committed = options.committed;
   }
 
   async open(failed: EngineFailed): Promise<void> {
@@ -194,6 +217,7 @@ class Sqlite implements SqliteEngine {
       head,
       read: (request) => this.#read(user, request),
       settle: (changes, session) => this.#settle(user, changes, session),
+      held: (receiver, session) => this.#call(["held", user, checkText(session, "session"), checkText(receiver, "receiver")], 1),
       detach: () => this.#detach(tail),
     };
   }
@@ -221,7 +245,7 @@ class Sqlite implements SqliteEngine {
 
   async #settle(user: UserId, changes: readonly Settlement[], session: SessionId): Promise<readonly Ended[]> {
     const op = ["settle", user, checkText(session, "session"), changes.map(toChange)] as const;
-    const weight = changes.reduce((sum, change) => sum + (change.kind === "acked" ? change.seqs.length : 10), 1);
+    const weight = changes.reduce((sum, change) => sum + ("seqs" in change ? change.seqs.length : 10), 1);
     return (await this.#call<ResultOf["settle"]>(op, weight)).map(toEnded);
   }
 
@@ -255,6 +279,17 @@ class Sqlite implements SqliteEngine {
 
   async totals(): Promise<Totals> {
     return this.#call(["totals"], 1);
+  }
+
+  async unsettled(): Promise<readonly Addressed[]> {
+    const rows: UnsettledRow[] = [];
+    let after: ResultOf["unsettled"]["after"] = ["", 0];
+    while (after) {
+      const step: ResultOf["unsettled"] = await this.#call<ResultOf["unsettled"]>(["unsettled", after[0], after[1]], 1_000);
+      rows.push(...step.rows);
+      after = step.after;
+    }
+    return toAddressed(rows, this.#now());
   }
 
   async sweep(): Promise<void> {
@@ -367,6 +402,8 @@ class Sqlite implements SqliteEngine {
     this.#flush();
     if (message.wrote) {
       this.commits += 1;
+      const messages = batch.reduce((sum, { op }, place) => sum + countMessages(op, message.results[place]), 0);
+      this.#committed?.({ messages, durationMs: message.durationMs });
       this.#restSoon(REST_MS);
     }
     let next = 0;

@@ -11,6 +11,7 @@ import { deepEqual } from "node:assert/strict";
 import type { EngineSupports } from "../engine.ts";
 import { APPEND_RULES } from "./engine-append.ts";
 import { Bench, type EngineLimits, type EngineUnderTest, type Rule } from "./engine-bench.ts";
+import { HOLD_RULES } from "./engine-hold.ts";
 import { MAILBOX_RULES } from "./engine-mailbox.ts";
 import { SESSION_RULES } from "./engine-session.ts";
 import { SETTLE_RULES } from "./engine-settle.ts";
@@ -31,7 +32,7 @@ export interface EngineSuiteOptions {
 }
 
 /** The rules, for those who keep a list. */
-export const ENGINE_RULES: readonly Rule[] = [...APPEND_RULES, ...SETTLE_RULES, ...MAILBOX_RULES, ...SESSION_RULES];
+export const ENGINE_RULES: readonly Rule[] = [...APPEND_RULES, ...SETTLE_RULES, ...MAILBOX_RULES, ...SESSION_RULES, ...HOLD_RULES];
 
 /** Registers a test for every rule of the suite. */
 export function engineSuite({ name, supports, hasClock, test, make }: EngineSuiteOptions): void {

@@ -227,6 +227,42 @@ export const SETTLING: readonly Rule[] = [
     assert.equal(await other.ack({ upto: other.cursor }), 1);
   }),
 
+  rule(
+    "[T88] a hold survives a restart: `upto` goes on sparing it, by its number it is settled, and what is handed again is held no longer",
+    async (scene) => {
+      const [alice, bob] = [await scene.person("alice"), await scene.person("bob")];
+      const tab = await scene.open(bob);
+      await scene.sendMany(alice, bob, 4);
+      await got(tab, 4);
+      const [first = 0, second = 0, third = 0, fourth = 0] = seqsOf(tab);
+      assert.equal(await tab.ack({ hold: [first, second, fourth] }), 0);
+      const { receiver, epoch = "" } = tab;
+      await tab.leave();
+      await scene.target.restart?.();
+      // Before it has come back, too.
+      assert.equal(await scene.ack(bob, { receiver, epoch, cursor: fourth, upto: fourth }), 1);
+      const resumed = await scene.open(bob, { receiver, epoch, cursor: third });
+      await got(resumed, 1);
+      assert.deepEqual(dataOf(resumed), [4]);
+      assert.equal(await resumed.ack({ upto: resumed.cursor }), 1);
+      assert.equal(await resumed.ack({ seqs: [first] }), 1);
+      await resumed.leave();
+      await scene.target.restart?.();
+      const last = await scene.open(bob, { receiver, epoch, cursor: fourth });
+      await scene.mark(alice, bob, last);
+      assert.equal(await last.ack({ upto: last.cursor }), 0);
+      const fresh = await scene.open(bob);
+      await got(fresh, 1);
+      assert.deepEqual(dataOf(fresh), [2]);
+      // From the start, it is handed what it held, and does not hold it any more.
+      await last.leave();
+      const anew = await scene.open(bob, { receiver });
+      await got(anew, 1);
+      assert.equal(await anew.ack({ upto: anew.cursor }), 1);
+    },
+    { restart: true, limitMs: 40_000 },
+  ),
+
   rule("[T52] one acknowledgement may carry all forms at once; `upto` leaves what the others name to them", async (scene) => {
     const [alice, bob] = [await scene.person("alice"), await scene.person("bob")];
     const tab = await scene.open(bob);

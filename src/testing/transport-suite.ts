@@ -34,7 +34,7 @@ export interface TransportSuite {
   readonly leaveOut?: (title: string, reason: string) => void;
 }
 
-const RULES: readonly Rule[] = [...SENDING, ...RECEIVING, ...SETTLING, ...CONNECTING, ...SESSIONS, ...STREAMING];
+const RULES: readonly Rule[] = [...SENDING, ...RECEIVING, ...SETTLING, ...CONNECTING, ...STREAMING, ...SESSIONS];
 const LIMIT_MS = 20_000;
 
 /** Registers the suite. Rules that need what the target's store does not have pass with a line that says so. */

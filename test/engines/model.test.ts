@@ -7,7 +7,7 @@ import { expect, test } from "vitest";
 import type { Addressed, Attachment, Engine, Recipient, Settlement } from "../../src/engine.ts";
 import { type MemoryEngine, memoryEngine } from "../../src/engines/memory.ts";
 import { type SqliteEngine, sqliteEngine } from "../../src/engines/sqlite.ts";
-import type { MessageId, SessionId, UserId } from "../../src/protocol.ts";
+import type { MessageId, ReceiverId, SessionId, UserId } from "../../src/protocol.ts";
 import { makeFolder } from "./folder.ts";
 
 const RUNS = Number(process.env.HANDOVER_RUNS ?? 200);
@@ -18,6 +18,7 @@ const LIMITS = { mailboxMaxMessages: 5, mailboxMaxBytes: 900, maxAttempts: 3 };
 const user = fc.constantFrom("a", "b", "c");
 const session = fc.constantFrom("s1", "s2");
 const seq = fc.nat({ max: 25 });
+const receiver = fc.constantFrom("r1", "r2").map((name) => name as ReceiverId);
 const item = fc.record({
   to: fc.uniqueArray(fc.record({ user, session: fc.option(session, { nil: undefined, freq: 3 }) }), {
     minLength: 1,
@@ -34,6 +35,8 @@ const change: fc.Arbitrary<Settlement> = fc.oneof(
   fc.record({ kind: fc.constant("acked" as const), seqs: fc.array(seq, { maxLength: 4 }) }),
   fc.record({ kind: fc.constant("acked-upto" as const), upto: seq, except: fc.array(seq, { maxLength: 2 }) }),
   fc.record({ kind: fc.constant("rejected" as const), seq, reason: fc.constant("no") }),
+  fc.record({ kind: fc.constant("held" as const), receiver, seqs: fc.array(seq, { maxLength: 6 }) }),
+  fc.record({ kind: fc.constant("released" as const), receiver, above: seq }),
   fc.record({ kind: fc.constant("nacked" as const), seq, retryAfterMs: fc.constantFrom(0, 0, 40, 2 * HOUR_MS) }),
 );
 const read = fc.record({ after: seq, limit: fc.integer({ min: 1, max: 6 }), maxBytes: fc.constantFrom(1, 200, 10_000), session });
@@ -45,6 +48,7 @@ const ask = fc.oneof(
     arbitrary: fc.record({ what: fc.constant("settle" as const), user, session, changes: fc.array(change, { minLength: 1, maxLength: 3 }) }),
   },
   { weight: 3, arbitrary: fc.record({ what: fc.constant("read" as const), user, request: read }) },
+  { weight: 1, arbitrary: fc.record({ what: fc.constant("held" as const), user, session, receiver }) },
   { weight: 1, arbitrary: fc.record({ what: fc.constant("evict" as const), nth: fc.nat({ max: 30 }) }) },
   { weight: 1, arbitrary: fc.record({ what: fc.constant("find" as const), nth: fc.nat({ max: 30 }) }) },
   { weight: 2, arbitrary: fc.record({ what: fc.constant("admit" as const), user, session, forMs: fc.constantFrom(0, HOUR_MS, 30 * HOUR_MS) }) },
@@ -109,6 +113,8 @@ class Side {
         return this.#desks.get(`${run}-${ask.user}` as UserId)?.settle(ask.changes, `${run}-${ask.session}` as SessionId);
       case "read":
         return this.#desks.get(`${run}-${ask.user}` as UserId)?.read({ ...ask.request, session: `${run}-${ask.request.session}` as SessionId });
+      case "held":
+        return this.#desks.get(`${run}-${ask.user}` as UserId)?.held(ask.receiver, `${run}-${ask.session}` as SessionId);
       case "evict":
         return this.engine.evict(messages[ask.nth]?.id ?? ("none" as MessageId));
       case "find": {

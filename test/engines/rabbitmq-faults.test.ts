@@ -1,19 +1,12 @@
 /** What the RabbitMQ engine does when its index, its broker or its queue goes away. */
-import { randomBytes } from "node:crypto";
-import { Connection } from "rabbitmq-client";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { Engine } from "../../src/engine.ts";
-import { type RabbitmqEngine, rabbitmqEngine } from "../../src/engines/rabbitmq.ts";
-import { sqliteEngine } from "../../src/engines/sqlite.ts";
-import type { HandoverError } from "../../src/errors.ts";
 import type { MessageId, UserId } from "../../src/protocol.ts";
-import { Desk, until } from "../../src/testing/engine-bench.ts";
-import { Broker, OWN_RABBITMQ } from "../support/broker.ts";
+import { until } from "../../src/testing/engine-bench.ts";
+import { Broker, OWN_RABBITMQ, randomName } from "../support/broker.ts";
 import { describeWith } from "../support/needs.ts";
 import { makeFolder } from "./folder.ts";
 import { makeMessage } from "./message.ts";
-
-const BOB = "bob" as UserId;
+import { asOperator, attach, depth, isUnavailable, Load, numbers, type OpenOptions, openEngine, recovered, send, waiting } from "./rabbitmq-rig.ts";
 
 describeWith(OWN_RABBITMQ, "the RabbitMQ engine and faults", () => {
   let broker: Broker;
@@ -21,58 +14,11 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and faults", () => {
     broker = await Broker.start();
   }, 90_000);
   afterAll(() => broker.remove());
-
-  const newJournal = () => `t-${randomBytes(6).toString("hex")}`;
-  const open = async (dir: string, journal: string, options: { mailboxMaxMessages?: number; openWithinMs?: number } = {}) => {
-    const failures: HandoverError[] = [];
-    const { openWithinMs = 15_000, ...limits } = options;
-    const index = sqliteEngine({ dir, ...limits, log: () => {} });
-    const engine = rabbitmqEngine({ url: broker.url, journal, index, openWithinMs, answerWithinMs: 2_000, log: () => {} });
-    await engine.open((cause) => failures.push(cause));
-    return Object.assign(engine, { failures });
-  };
-  const attach = async (engine: Engine, user: UserId = BOB): Promise<Desk> => {
-    const desk = new Desk();
-    desk.attachment = await engine.attach(user, desk);
-    return desk;
-  };
-  /** Ids of what waits for a user. */
-  const waiting = async (engine: Engine, user: UserId = BOB): Promise<MessageId[]> => {
-    const desk = await attach(engine, user);
-    const { entries } = await desk.read({ limit: 100_000 });
-    await desk.attachment.detach();
-    return entries.map(({ id }) => id);
-  };
-  const send = async (engine: Engine, id: string, users: readonly string[] = ["bob"]) => {
-    const [result] = await engine.append([makeMessage(id, users)]);
-    return result?.outcome;
-  };
-  const numbers = (prefix: string, count: number) => Array.from({ length: count }, (_none, n) => `${prefix}${n}`);
-  const isUnavailable = { code: "store-unavailable" };
-  const recovered = async (engine: Engine) => {
-    let last = "";
-    await until(
-      () =>
-        send(engine, `probe-${randomBytes(4).toString("hex")}`, ["probe"]).then(
-          (outcome) => outcome === "stored",
-          (thrown: unknown) => {
-            last = String(thrown);
-            return false;
-          },
-        ),
-      () => `the engine to take mail again; it says: ${last}`,
-    );
-  };
-  const depth = async (journal: string) => {
-    const connection = new Connection(broker.url);
-    const { messageCount } = await connection.queueDeclare({ queue: `handover.${journal}.journal`, passive: true });
-    await connection.close();
-    return messageCount;
-  };
+  const open = (dir: string, journal: string, options: OpenOptions = {}) => openEngine(broker.url, dir, journal, options);
 
   test("[Q1] without its index the mail is rebuilt from the journal, in order, under a new epoch: all that waited, nothing that had ended", async () => {
     const [one, other] = [makeFolder(), makeFolder()];
-    const journal = newJournal();
+    const journal = randomName();
     const first = await open(one.dir, journal, { mailboxMaxMessages: 60 });
     for (const id of numbers("a", 50)) expect(await send(first, id, Number(id.slice(1)) % 5 === 0 ? ["bob", "eve"] : ["bob"])).toBe("stored");
     // In the journal, and in no mailbox: a full mailbox, a conflict, a repeat.
@@ -104,17 +50,17 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and faults", () => {
 
   test("[Q2] cleaning leaves what waits and nothing else in the journal; a rebuild afterwards finds the same", async () => {
     const [one, other] = [makeFolder(), makeFolder()];
-    const journal = newJournal();
+    const journal = randomName();
     const first = await open(one.dir, journal);
     for (const id of numbers("c", 400)) expect(await send(first, id)).toBe("stored");
     const desk = await attach(first);
     for (let seq = 1; seq <= 400; seq += 1) if (seq % 10 !== 0) await desk.settle({ kind: "acked", seqs: [seq] });
-    const before = await depth(journal);
+    const before = await depth(broker.url, journal);
     const sending = Promise.all(numbers("during", 50).map((id) => send(first, id)));
     await first.clean();
     await sending;
     await first.clean();
-    expect(await depth(journal)).toBeLessThan(before / 4);
+    expect(await depth(broker.url, journal)).toBeLessThan(before / 4);
     expect(first.journalWeight).toBe(90);
     const mail = await waiting(first, "nobody" as UserId).then(async () => {
       await desk.attachment.detach();
@@ -131,7 +77,7 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and faults", () => {
 
   test("[Q3] a journal cleans itself when most of it is settled", async () => {
     const { dir, remove } = makeFolder();
-    const journal = newJournal();
+    const journal = randomName();
     const engine = await open(dir, journal);
     const desk = await attach(engine);
     let seq = 0;
@@ -151,13 +97,13 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and faults", () => {
 
   test("[Q4] a journal has one owner: a second is told so, and the first goes on", async () => {
     const [one, other] = [makeFolder(), makeFolder()];
-    const journal = newJournal();
+    const journal = randomName();
     const first = await open(one.dir, journal);
     await expect(open(other.dir, journal, { openWithinMs: 500 })).rejects.toMatchObject({ ...isUnavailable, message: /in use/ });
     expect(await send(first, "m1")).toBe("stored");
     await first.close();
     // A folder that holds other mail is not mixed with it.
-    const stranger = await open(other.dir, newJournal());
+    const stranger = await open(other.dir, randomName());
     await send(stranger, "m2");
     await stranger.close();
     await expect(open(other.dir, journal)).rejects.toMatchObject({ ...isUnavailable, message: /another data folder/ });
@@ -167,42 +113,16 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and faults", () => {
 
   test("[Q5] a broker that is killed under load: what was accepted is in the journal, the rest is refused, and it goes on by itself", async () => {
     const [one, other] = [makeFolder(), makeFolder()];
-    const journal = newJournal();
-    const engine = await open(one.dir, journal);
-    const accepted: string[] = [];
-    let refused = 0;
-    let isOver = false;
-    const senders = Array.from({ length: 8 }, async (_none, sender) => {
-      for (let n = 0; !isOver; n += 1) {
-        const id = `k${sender}-${n}`;
-        await send(engine, id).then(
-          () => accepted.push(id),
-          async (thrown: unknown) => {
-            expect(thrown).toMatchObject(isUnavailable);
-            refused += 1;
-            await new Promise((resolve) => setTimeout(resolve, 20));
-          },
-        );
-      }
-    });
-    await until(
-      () => accepted.length > 500,
-      () => "500 accepted",
-    );
+    const journal = randomName();
+    const engine = await open(one.dir, journal, { newQueueRestMs: 3_000 });
+    const load = new Load(engine, "k");
+    await load.accepts(500);
     await broker.kill();
-    await until(
-      () => refused > 8,
-      () => "refusals",
-    );
+    await load.refuses();
     await broker.start();
     await recovered(engine);
-    const before = accepted.length;
-    await until(
-      () => accepted.length > before + 100,
-      () => "mail to be taken again",
-    );
-    isOver = true;
-    await Promise.all(senders);
+    await load.accepts(100);
+    await load.stop();
     const desk = await attach(engine);
     const settled = (await desk.settle({ kind: "acked-upto", upto: 100, except: [] })).length;
     expect(settled).toBe(100);
@@ -216,7 +136,7 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and faults", () => {
     const ids = (await there.read({ limit: 100_000, maxBytes: 1e9 })).entries.map(({ id }) => String(id));
     expect(new Set(ids).size).toBe(ids.length);
     expect(new Set(ids)).toEqual(here);
-    expect(accepted.filter((id) => !here.has(id))).toHaveLength(100);
+    expect(load.accepted.filter((id) => !here.has(id))).toHaveLength(100);
     await rebuilt.close();
     one.remove();
     other.remove();
@@ -224,10 +144,10 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and faults", () => {
 
   test("[Q6] while the broker has an alarm, sending and settling are refused within seconds; afterwards they go on", async () => {
     const { dir, remove } = makeFolder();
-    const engine = await open(dir, newJournal());
+    const engine = await open(dir, randomName());
     await send(engine, "before");
     const desk = await attach(engine);
-    broker.control("set_vm_memory_high_watermark", "0.000001");
+    await broker.control("set_vm_memory_high_watermark", "0.000001");
     try {
       const begun = performance.now();
       // The broker says so at the first publish; that one may have to wait for its deadline.
@@ -236,7 +156,7 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and faults", () => {
       await expect(desk.settle({ kind: "acked", seqs: [1] })).rejects.toMatchObject(isUnavailable);
       expect(performance.now() - begun).toBeLessThan(5_000);
     } finally {
-      broker.control("set_vm_memory_high_watermark", "0.4");
+      await broker.control("set_vm_memory_high_watermark", "0.4");
     }
     await recovered(engine);
     expect(await desk.settle({ kind: "acked", seqs: [1] })).toHaveLength(1);
@@ -248,12 +168,10 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and faults", () => {
 
   test("[Q7] a journal queue that somebody deletes: nothing is accepted any more", async () => {
     const { dir, remove } = makeFolder();
-    const journal = newJournal();
-    const engine: RabbitmqEngine = await open(dir, journal);
+    const journal = randomName();
+    const engine = await open(dir, journal);
     await send(engine, "before");
-    const connection = new Connection(broker.url);
-    await connection.queueDelete({ queue: `handover.${journal}.journal` });
-    await connection.close();
+    await asOperator(broker.url, (connection) => connection.queueDelete({ queue: `handover.${journal}.journal` }));
     await expect(send(engine, "after")).rejects.toMatchObject({ ...isUnavailable, message: /deleted/ });
     await engine.close();
     remove();

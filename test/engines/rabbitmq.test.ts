@@ -1,20 +1,12 @@
-import { randomBytes } from "node:crypto";
-import { Connection } from "rabbitmq-client";
 import { expect, test } from "vitest";
 import { type RabbitmqEngine, rabbitmqEngine } from "../../src/engines/rabbitmq.ts";
 import { type SqliteEngine, sqliteEngine } from "../../src/engines/sqlite.ts";
 import type { SessionId, UserId } from "../../src/protocol.ts";
 import { engineSuite } from "../../src/testing/engine-suite.ts";
+import { randomName, removeJournal } from "../support/broker.ts";
 import { AMQP_URL, describeWith, RABBITMQ } from "../support/needs.ts";
 import { makeFolder } from "./folder.ts";
 import { makeMessage } from "./message.ts";
-
-/** Removes a journal's queues from the broker. */
-async function removeJournal(journal: string): Promise<void> {
-  const connection = new Connection(AMQP_URL);
-  for (const queue of ["journal", "owner"]) await connection.queueDelete({ queue: `handover.${journal}.${queue}` });
-  await connection.close();
-}
 
 describeWith(RABBITMQ, "the RabbitMQ engine", () => {
   engineSuite({
@@ -24,7 +16,7 @@ describeWith(RABBITMQ, "the RabbitMQ engine", () => {
     test,
     make: async (limits) => {
       const { dir, remove } = makeFolder();
-      const journal = `test-${randomBytes(6).toString("hex")}`;
+      const journal = randomName();
       let aheadMs = 0;
       const now = () => Date.now() + aheadMs;
       let index: SqliteEngine;
@@ -66,7 +58,7 @@ describeWith(RABBITMQ, "the RabbitMQ engine", () => {
 
   test("[E70] the journal is told what ended with a session: a rebuild from it brings nothing of it back", async () => {
     const folders = [makeFolder(), makeFolder()];
-    const journal = `test-${randomBytes(6).toString("hex")}`;
+    const journal = randomName();
     const [user, session] = ["bob" as UserId, "tab-1" as SessionId];
     const open = async (dir: string) => {
       const index = sqliteEngine({ dir, reserveBytes: 65_536, log: () => {} });

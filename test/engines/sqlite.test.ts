@@ -6,7 +6,7 @@ import type { Attachment, Entry } from "../../src/engine.ts";
 import { databaseFile, MIGRATIONS, openDatabase } from "../../src/engines/sqlite/schema.ts";
 import { SQL } from "../../src/engines/sqlite/statement.ts";
 import { type SqliteEngine, type SqliteOptions, sqliteEngine } from "../../src/engines/sqlite.ts";
-import type { SessionId, UserId } from "../../src/protocol.ts";
+import type { ReceiverId, SessionId, UserId } from "../../src/protocol.ts";
 import { until } from "../../src/testing/engine-bench.ts";
 import { makeFolder } from "./folder.ts";
 import { makeMessage } from "./message.ts";
@@ -292,6 +292,42 @@ test("[E69] sessions that need not be remembered any more are gone from the file
   const rows = ["SELECT session FROM sessions", "SELECT session FROM ended_sessions"].map((sql) => db.prepare(sql).pluck().all());
   db.close();
   expect(rows).toEqual([["lasting"], []]);
+});
+
+test("[E77] holds leave nothing behind in the file when what was held has ended", async () => {
+  const engine = await open();
+  const users = ["u", "v"] as UserId[];
+  await engine.append(Array.from({ length: 20 }, (_none, n) => makeMessage(`m${n}`, users)));
+  const [desk, other] = [await engine.attach(U, silent), await engine.attach("v" as UserId, silent)];
+  const all = Array.from({ length: 20 }, (_none, n) => n + 1);
+  for (const receiver of ["a", "b", "c"] as ReceiverId[]) {
+    for (const each of [desk, other]) await each.settle([{ kind: "held", receiver, seqs: all }], S);
+  }
+  const before = engine.commits;
+  await desk.settle([{ kind: "held", receiver: "a" as ReceiverId, seqs: all }], S);
+  expect(engine.commits, "what says nothing new costs no commit").toBe(before);
+  await desk.settle([{ kind: "released", receiver: "a" as ReceiverId, above: 0 }], S);
+  await desk.settle([{ kind: "acked-upto", upto: 20, except: [] }], S);
+  const rows = (sql: string) => {
+    const db = new Database(databaseFile(folder.dir), { readonly: true });
+    const found = db.prepare(sql).raw().all();
+    db.close();
+    return found;
+  };
+  await engine.close();
+  expect(rows("SELECT user, holds, count FROM mailboxes ORDER BY user")).toEqual([
+    ["u", 0, 0],
+    ["v", 60, 20],
+  ]);
+  expect(rows("SELECT DISTINCT mailbox FROM holds")).toEqual(rows("SELECT id FROM mailboxes WHERE user = 'v'"));
+  const again = await open();
+  await again.endSession(S);
+  await again.close();
+  expect(rows("SELECT user, holds FROM mailboxes ORDER BY user")).toEqual([
+    ["u", 0],
+    ["v", 0],
+  ]);
+  expect([rows("SELECT * FROM holds"), rows("SELECT * FROM holders")]).toEqual([[], []]);
 });
 
 test("[E53] mail is found by index: no statement scans a table or sorts", () => {

@@ -1,15 +1,18 @@
 /**
- * A RabbitMQ of a test's own, on free ports, that may be killed and filled. The one that runs on the machine is everybody's.
+ * A RabbitMQ of a test's own, on free ports, that may be killed and filled. The one that runs on the machine is everybody's: there a test
+ * makes journals of random names and removes them.
  * @module
  */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Connection } from "rabbitmq-client";
 import { until } from "../../src/testing/engine-bench.ts";
-import type { Need } from "./needs.ts";
+import { AMQP_URL, type Need } from "./needs.ts";
 
 const BIN = "/usr/lib/rabbitmq/bin";
 const START_MS = 60_000;
@@ -67,9 +70,28 @@ export class Broker {
     }
   }
 
+  /** Stops it from doing anything, though its connections stay; until {@link resume}. Resolves when its last thread has stopped. */
+  async pause(): Promise<void> {
+    const pid = this.#pid;
+    process.kill(pid, "SIGSTOP");
+    const isStopped = (thread: string) => /\) [Tt] /.test(readFileSync(`/proc/${pid}/task/${thread}/stat`, "utf8"));
+    await until(
+      () => readdirSync(`/proc/${pid}/task`).every(isStopped),
+      () => "the broker to stand still",
+    );
+  }
+
+  resume(): void {
+    process.kill(this.#pid, "SIGCONT");
+  }
+
+  get #pid(): number {
+    return Number(readFileSync(join(this.#dir, "pid"), "utf8"));
+  }
+
   /** As a crash would: nothing of it runs again. */
   async kill(): Promise<void> {
-    const pid = Number(readFileSync(join(this.#dir, "pid"), "utf8"));
+    const pid = this.#pid;
     const started = this.#process;
     const gone = started && started.exitCode === null && started.signalCode === null ? once(started, "exit") : undefined;
     process.kill(pid, "SIGKILL");
@@ -80,19 +102,41 @@ export class Broker {
     );
   }
 
-  control(...args: readonly string[]): string {
-    const { status, stdout, stderr } = spawnSync(join(BIN, "rabbitmqctl"), ["-n", String(this.#env.RABBITMQ_NODENAME), ...args], {
-      env: this.#env,
-      encoding: "utf8",
+  /** Runs rabbitmqctl, while this process goes on. */
+  async control(...args: readonly string[]): Promise<void> {
+    const child = spawn(join(BIN, "rabbitmqctl"), this.#controlArgs(args), { env: this.#env, stdio: ["ignore", "ignore", "pipe"] });
+    let errors = "";
+    child.stderr.on("data", (chunk: Buffer) => {
+      errors += chunk.toString();
     });
+    const [status] = await once(child, "close");
+    if (status !== 0) throw new Error(`rabbitmqctl ${args.join(" ")}: ${errors}`);
+  }
+
+  /** Runs rabbitmqctl while this process stands still: it has noticed nothing of it yet when this returns. */
+  controlUnnoticed(...args: readonly string[]): void {
+    const { status, stderr } = spawnSync(join(BIN, "rabbitmqctl"), this.#controlArgs(args), { env: this.#env, encoding: "utf8" });
     if (status !== 0) throw new Error(`rabbitmqctl ${args.join(" ")}: ${stderr}`);
-    return stdout;
+  }
+
+  #controlArgs(args: readonly string[]): string[] {
+    return ["-n", String(this.#env.RABBITMQ_NODENAME), ...args];
   }
 
   async remove(): Promise<void> {
     if (await isListening(this.#port)) await this.kill();
     rmSync(this.#dir, { recursive: true, force: true });
   }
+}
+
+/** For a journal of a test's own. */
+export const randomName = () => `test-${randomBytes(6).toString("hex")}`;
+
+/** Removes a journal's queues from a broker. */
+export async function removeJournal(journal: string, url = AMQP_URL): Promise<void> {
+  const connection = new Connection(url);
+  for (const queue of ["journal", "owner"]) await connection.queueDelete({ queue: `handover.${journal}.${queue}` });
+  await connection.close();
 }
 
 async function freePort(): Promise<number> {

@@ -3,13 +3,13 @@
  * @module
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { randomName, removeJournal } from "./broker.ts";
 
 const COMMAND = fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
 const START_MS = 20_000;
@@ -45,15 +45,18 @@ export class DemoServer {
   async remove(): Promise<void> {
     if (this.#process.exitCode === null && this.#process.signalCode === null) await this.kill();
     await rm(this.#data, { recursive: true, force: true });
+    const journal = this.#engine.startsWith("amqp") ? new URL(this.#engine).searchParams.get("journal") : null;
+    if (journal !== null) await removeJournal(journal, this.#engine);
   }
 }
 
-/** Starts a server with a new data folder on a free port of 127.0.0.1, in development mode. */
-export async function startServer(): Promise<DemoServer> {
+/**
+ * Starts a server with a new data folder on a free port of 127.0.0.1, in development mode.
+ * @param engine  as `HANDOVER_ENGINE`; RabbitMQ with a journal of the server's own. TEST_ENGINE=amqp://… runs all browser tests on RabbitMQ
+ */
+export async function startServer(engine = process.env.TEST_ENGINE ?? "sqlite:"): Promise<DemoServer> {
   const data = await mkdtemp(join(tmpdir(), "handover-browser-"));
-  // TEST_ENGINE=amqp://… runs the same tests on RabbitMQ, each server with a journal of its own.
-  const engine = process.env.TEST_ENGINE ?? "sqlite:";
-  return run(data, "0", engine.startsWith("amqp") ? `${engine}?journal=${randomBytes(6).toString("hex")}` : engine);
+  return run(data, "0", engine.startsWith("amqp") ? `${engine}?journal=${randomName()}` : engine);
 }
 
 async function run(data: string, port: string, engine: string): Promise<DemoServer> {

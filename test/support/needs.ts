@@ -32,6 +32,19 @@ export const COMPILER: Need = {
   how: "apt-get install gcc libc6-dev",
 };
 
+const runs = (command: string, ...args: string[]) => spawnSync(command, args).status === 0;
+
+/** What the examples in other languages are written for. */
+export const FOREIGN: Need = {
+  isThere:
+    runs("bash", "--version") &&
+    runs("curl", "--version") &&
+    runs("jq", "--version") &&
+    runs("python3", "-c", "import sys; sys.exit(sys.version_info < (3, 9))"),
+  reason: "there is no bash, curl, jq or Python 3.9",
+  how: "apt-get install bash curl jq python3",
+};
+
 /** It makes the certificate of pages over https. */
 export const OPENSSL: Need = {
   isThere: spawnSync("openssl", ["version"]).status === 0,
@@ -57,9 +70,19 @@ export const RABBITMQ: Need = {
       `const { hostname, port } = new URL(${JSON.stringify(AMQP_URL)});
       require("net").connect(port || 5672, hostname, () => process.exit(0)).on("error", () => process.exit(1)).setTimeout(2000, () => process.exit(1))`,
     ]).status === 0,
-  reason: "there is no RabbitMQ",
+  reason: `there is no RabbitMQ at ${new URL(AMQP_URL).host}`,
   how: "apt-get install rabbitmq-server and start it, or set AMQP_URL",
 };
+
+/** Several needs as one; what is said is of those that are missing. */
+export function both(...needs: readonly Need[]): Need {
+  const missing = needs.filter(({ isThere }) => !isThere);
+  return {
+    isThere: missing.length === 0,
+    reason: missing.map(({ reason }) => reason).join("; "),
+    how: missing.map(({ how }) => how).join("; "),
+  };
+}
 
 /** `describe`, for a suite that needs something. */
 export function describeWith(need: Need, suite: string, body: () => void): void {

@@ -2,10 +2,12 @@
  * What the memory engine holds, and how a mailbox is numbered and read.
  * @module
  */
-import type { Accepted, Addressed, Attachment, Ending, Entry, Gap, Page } from "../../engine.ts";
+import type { Accepted } from "../../answers.ts";
+import type { Addressed, Attachment, Ending, Entry, Gap, Page } from "../../engine.ts";
 import { HandoverError } from "../../errors.ts";
 import type { MessageId, Seq, SessionId, UserId } from "../../protocol.ts";
 import type { Due } from "./due.ts";
+import type { HoldBook } from "./hold.ts";
 
 /** What may be forgotten is forgotten in strokes of this, not each on its own. */
 const STROKE_MS = 10_000;
@@ -54,6 +56,7 @@ export interface Box {
   gone: number;
   readonly bySeq: Map<Seq, Slot>;
   readonly byTopic: Map<string, Delivery>;
+  readonly holds: HoldBook;
 }
 
 export interface Key extends Due {
@@ -82,6 +85,7 @@ export function unnumber(delivery: Delivery): void {
   if (!slot) return;
   slot.delivery = undefined;
   delivery.slot = undefined;
+  box.holds.drop(slot.seq);
   box.bySeq.delete(slot.seq);
   box.gone += 1;
   if (box.gone < 64 || box.gone * 2 < box.slots.length) return;

@@ -5,18 +5,15 @@
  * given up for dead can publish nothing more.
  * @module
  */
-import type { AsyncMessage, Channel, Connection, ReturnedMessage } from "rabbitmq-client";
-import { HandoverError } from "../../errors.ts";
-import { type Owner, Replay } from "./record.ts";
+import type { Channel, Connection, ReturnedMessage } from "rabbitmq-client";
+import type { HandoverError } from "../../errors.ts";
+import { codeOf, NoAnswer, textOf, unavailable, within } from "./failure.ts";
+import { Reader } from "./reader.ts";
+import type { Owner, Replay } from "./record.ts";
 
 /** Redeliveries before RabbitMQ drops a message; 20 since 4.0 unless said. Reading the journal and putting it back counts as one. */
 const DELIVERY_LIMIT = 2_000_000_000;
-/** Most that AMQP lets one channel hold unacknowledged. */
-const MAX_PREFETCH = 65_535;
-/** How long a channel that is being read may be silent before the reading counts as failed. */
-const SILENCE_MS = 15_000;
 const RETRY_MS = 500;
-const LAP_BATCH = 100;
 /** How long taking up the journal again may take; a quorum queue without a leader never answers. */
 const SET_UP_MS = 10_000;
 
@@ -265,32 +262,14 @@ export class Journal {
     for (let old = 0; old < messageCount; old++) await desk.lock.basicGet({ queue: this.#ownerQueue, noAck: true });
   }
 
-  async #count(channel: Channel): Promise<number> {
-    return (await channel.queueDeclare({ queue: this.#queue, passive: true })).messageCount;
+  /** Reads the whole journal and leaves it as it is. */
+  readAll(): Promise<Replay> {
+    return this.#reader().readAll(this.#requireDesk().lock);
   }
 
-  /** Reads the whole journal and leaves it as it is. */
-  async readAll(): Promise<Replay> {
-    const replay = new Replay();
-    const connection = this.#requireConnection();
-    const channels: Channel[] = [];
-    try {
-      // Until none is left: what a dead connection held may come back a moment later.
-      for (;;) {
-        const left = await this.#count(this.#requireDesk().lock);
-        if (left === 0) break;
-        const channel = await connection.acquire({ emitErrorsFromChannel: true });
-        channels.push(channel);
-        await this.#take(channel, Math.min(left, MAX_PREFETCH), async (messages) => {
-          for (const { body } of messages) replay.add(body);
-          return true;
-        });
-      }
-    } finally {
-      // Closing a channel puts back what it held.
-      for (const channel of channels) await channel.close();
-    }
-    return replay;
+  /** How many records it holds. */
+  countRecords(): Promise<number> {
+    return this.#reader().count(this.#requireDesk().lock);
   }
 
   /**
@@ -298,65 +277,17 @@ export class Journal {
    * @param clean  gets some records; what it returns is published before they are removed; `undefined` stops
    * @returns how much was gone through, as a number of records
    */
-  async lap(clean: (bodies: readonly unknown[]) => Promise<Buffer | "nothing" | undefined>): Promise<number> {
-    const channel = await this.#requireConnection().acquire({ emitErrorsFromChannel: true });
-    let passed = 0;
-    try {
-      const count = await this.#count(channel);
-      await this.#take(
-        channel,
-        count,
-        async (messages) => {
-          const left = await clean(messages.map(({ body }) => body));
-          if (left === undefined) return false;
-          if (left !== "nothing") await this.publish(left);
-          channel.basicAck({ deliveryTag: messages.at(-1)?.deliveryTag ?? 0, multiple: true });
-          passed += messages.length;
-          return true;
-        },
-        2 * LAP_BATCH,
-      );
-    } finally {
-      await channel.close();
-    }
-    return passed;
+  lap(clean: (bodies: readonly unknown[]) => Promise<Buffer | "nothing" | undefined>): Promise<number> {
+    return this.#reader().lap(clean, (body) => this.publish(body));
   }
 
-  /** Consumes `count` records on a channel, some at a time, until `each` says false. Acknowledges nothing. */
-  async #take(channel: Channel, count: number, each: (messages: readonly AsyncMessage[]) => Promise<boolean>, prefetch = count): Promise<void> {
-    if (count === 0) return;
-    const waiting: AsyncMessage[] = [];
-    let wake = () => {};
-    let isClosed = false;
-    const close = () => {
-      isClosed = true;
-      wake();
-    };
-    channel.on("error", (cause: unknown) => this.#noteError(cause));
-    channel.on("close", close);
-    channel.on("basic.cancel", close);
-    await channel.basicQos({ prefetchCount: Math.min(prefetch, MAX_PREFETCH) });
-    await channel.basicConsume({ queue: this.#queue }, (message) => {
-      waiting.push(message);
-      wake();
-    });
-    for (let left = count; left > 0; ) {
-      if (waiting.length === 0) {
-        await new Promise<void>((resolve) => {
-          const timer = setTimeout(resolve, SILENCE_MS);
-          wake = () => {
-            clearTimeout(timer);
-            resolve();
-          };
-        });
-        // Let what came with the same read of the socket gather.
-        await new Promise((resolve) => setImmediate(resolve));
-      }
-      if (isClosed || waiting.length === 0) throw unavailable("The journal could not be read to its end.");
-      const messages = waiting.splice(0, Math.min(left, LAP_BATCH));
-      left -= messages.length;
-      if (!(await each(messages))) return;
-    }
+  /** Removes every record. */
+  async empty(): Promise<void> {
+    await this.#requireDesk().lock.queuePurge({ queue: this.#queue });
+  }
+
+  #reader(): Reader {
+    return new Reader(this.#requireConnection(), this.#queue, (cause) => this.#noteError(cause));
   }
 
   async close(): Promise<void> {
@@ -386,31 +317,4 @@ export class Journal {
     if (!this.#desk) throw unavailable(this.whyDown);
     return this.#desk;
   }
-}
-
-class NoAnswer extends Error {}
-
-/** Ends waiting for a broker that does not answer. */
-async function within<T>(ms: number, work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new NoAnswer("a queue does not answer; has it a leader? (rabbitmqctl list_queues name leader)")), ms);
-  });
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-export function unavailable(message: string, cause?: unknown): HandoverError {
-  return new HandoverError("store-unavailable", message, { cause });
-}
-
-function codeOf(thrown: unknown): string | undefined {
-  return thrown instanceof Error && "code" in thrown ? String(thrown.code) : undefined;
-}
-
-function textOf(thrown: unknown): string {
-  return thrown instanceof Error ? thrown.message || String(codeOf(thrown) ?? thrown.name) : String(thrown);
 }

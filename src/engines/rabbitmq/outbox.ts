@@ -4,7 +4,7 @@
  */
 import type { Addressed, Appended } from "../../engine.ts";
 import { asHandoverError, type HandoverError } from "../../errors.ts";
-import { unavailable } from "./journal.ts";
+import { unavailable } from "./failure.ts";
 import { type Gone, weightOf, writeRecord } from "./record.ts";
 
 export interface OutboxOptions {
@@ -62,6 +62,7 @@ export class Outbox {
   #whenIdle: (() => void) | undefined;
   #lastN = 0;
   #done = 0;
+  #accepted = 0;
 
   constructor(options: OutboxOptions) {
     this.#options = options;
@@ -76,9 +77,15 @@ export class Outbox {
     return this.#lastN;
   }
 
-  begin(n: number): void {
+  /** Deliveries that the index is known to have accepted. */
+  get accepted(): number {
+    return this.#accepted;
+  }
+
+  begin(n: number, accepted: number): void {
     this.#lastN = n;
     this.#done = n;
+    this.#accepted = accepted;
   }
 
   /** Publishes a call, then stores it. @throws HandoverError store-unavailable, and what the index throws */
@@ -132,7 +139,8 @@ export class Outbox {
       group.calls = group.calls.filter(({ isOver }) => !isOver);
       if (group.isEmpty) continue;
       this.#underWay.push(group);
-      const record = { done: this.#done, calls: group.calls.map(({ n, items }) => ({ n, items })), gone: group.gone, void: group.void };
+      const calls = group.calls.map(({ n, items }) => ({ n, items }));
+      const record = { done: this.#done, accepted: this.#accepted, calls, gone: group.gone, void: group.void };
       this.#options.publish(writeRecord(record)).then(
         () => {
           group.isConfirmed = true;
@@ -215,6 +223,7 @@ export class Outbox {
       const gone: Gone[] = [];
       for (const [place, result] of results.entries()) {
         const id = call.items[place]?.id ?? "";
+        if (result.outcome === "stored") this.#accepted += result.accepted.recipients.length;
         if (result.outcome === "repeated") gone.push([id]);
         else if (result.outcome === "stored") for (const user of result.accepted.refused ?? []) gone.push([id, user]);
       }

@@ -16,6 +16,8 @@ export type Gone = readonly [id: string, user?: string];
 export interface JournalRecord {
   /** All calls up to this number had their outcome when the record was written; what is not known of them was not stored. */
   readonly done: number;
+  /** Deliveries that the index had accepted then, at least: an index with fewer is an old copy. */
+  readonly accepted: number;
   readonly calls: readonly JournalCall[];
   readonly gone: readonly Gone[];
   /** Calls that were not stored, though they stand in the journal. */
@@ -39,9 +41,7 @@ export function readRecord(body: unknown): JournalRecord | undefined {
 
 /** How much a record holds: deliveries, and words about them. What the cleaner weighs against what is unsettled. */
 export function weightOf(record: JournalRecord): number {
-  let weight = record.gone.length + record.void.length;
-  for (const { items } of record.calls) for (const { recipients } of items) weight += recipients.length;
-  return weight;
+  return record.gone.length + record.void.length + countDeliveries(record.calls);
 }
 
 /** Who owns a journal, and whose index belongs to it. */
@@ -55,11 +55,15 @@ export interface Owner {
   /** The last number given, and the journal's weight; as of a clean end. */
   readonly n: number;
   readonly weight: number;
+  /** How many records the journal held, at least, and how many deliveries the index had accepted; as of a clean end. */
+  readonly records: number;
+  readonly accepted: number;
 }
 
 /** What a whole journal says, put together; the order of its records does not matter. */
 export class Replay {
   done = 0;
+  accepted = 0;
   lastN = 0;
   weight = 0;
   unreadable = 0;
@@ -75,6 +79,7 @@ export class Replay {
     }
     this.weight += weightOf(record);
     this.done = Math.max(this.done, record.done);
+    this.accepted = Math.max(this.accepted, record.accepted);
     for (const n of record.void) this.#void.add(n);
     for (const [id, user] of record.gone) this.#gone.add(goneName(id, user));
     for (const { n, items } of record.calls) {
@@ -102,6 +107,13 @@ export class Replay {
       if (items.length > 0) yield { n, items };
     }
   }
+}
+
+/** How many deliveries some calls hold. */
+export function countDeliveries(calls: Iterable<JournalCall>): number {
+  let count = 0;
+  for (const { items } of calls) for (const { recipients } of items) count += recipients.length;
+  return count;
 }
 
 function goneName(id: string, user?: string): string {

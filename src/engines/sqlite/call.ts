@@ -28,7 +28,9 @@ export type Change =
   | readonly ["acked", readonly number[]]
   | readonly ["acked-upto", number, readonly number[]]
   | readonly ["rejected", number, string]
-  | readonly ["nacked", number, number];
+  | readonly ["nacked", number, number]
+  | readonly ["held", receiver: string, readonly number[]]
+  | readonly ["released", receiver: string, above: number];
 
 export type Op =
   | readonly ["append", readonly AppendItem[]]
@@ -36,11 +38,13 @@ export type Op =
   | readonly ["detach", user: string]
   | readonly ["read", user: string, session: string, after: number, limit: number, maxBytes: number]
   | readonly ["settle", user: string, session: string, readonly Change[]]
+  | readonly ["held", user: string, session: string, receiver: string]
   | readonly ["find", id: string]
   | readonly ["evict", id: string]
   | readonly ["admit", session: string, user: string, untilMs: number]
   | readonly ["users", session: string, limit: number]
   | readonly ["end", session: string]
+  | readonly ["unsettled", afterMessage: string, afterMailbox: number]
   | readonly ["totals"]
   | readonly ["sweep"];
 
@@ -70,17 +74,36 @@ export interface EndResult {
   readonly evicted: readonly (readonly [id: string, user: string])[];
 }
 
+/** One delivery that waits; `place` orders messages by acceptance. */
+export type UnsettledRow = readonly [
+  place: number,
+  id: string,
+  source: string,
+  event: string,
+  expiresAtMs: number,
+  topic: string | null,
+  user: string,
+  session: string | null,
+];
+/** One step of a walk through all deliveries; `after`: where the next one begins, null at the end. */
+export interface UnsettledResult {
+  readonly rows: readonly UnsettledRow[];
+  readonly after: readonly [message: string, mailbox: number] | null;
+}
+
 export interface ResultOf {
   append: readonly AppendResult[];
   attach: number;
   detach: null;
   read: ReadResult;
   settle: readonly EndedRow[];
+  held: readonly number[];
   find: FindResult | null;
   evict: number;
   admit: boolean;
   users: readonly string[];
   end: EndResult;
+  unsettled: UnsettledResult;
   totals: Totals;
   /** Whether there is more to sweep at once. */
   sweep: boolean;
@@ -113,6 +136,8 @@ export type FromWorker =
       /** The earliest time, ms since the Unix epoch, at which a sweep is known to have something to do; null: not known to have changed. */
       readonly dueMs: number | null;
       readonly wrote: boolean;
+      /** From the transaction's beginning to its end on the disk. */
+      readonly durationMs: number;
       readonly log: readonly string[];
     }
   /** Upkeep of the file was done as far as one step goes. */

@@ -11,7 +11,7 @@ export const [ACCEPTED, UNSETTLED, FIRST_ENDING] = [0, 1, 2] as const;
 
 /** What was so when a savepoint was set. */
 interface Mark {
-  readonly before: Map<MailboxRow, Pick<MailboxRow, "head" | "count" | "bytes" | "forgotten">>;
+  readonly before: Map<MailboxRow, Pick<MailboxRow, "head" | "count" | "bytes" | "forgotten" | "holds">>;
   readonly made: MailboxRow[];
   readonly totals: number[];
 }
@@ -46,7 +46,7 @@ export class Ledger {
 
   makeMailbox(user: string): MailboxRow {
     const id = Number(this.#run.makeMailbox.run(user).lastInsertRowid);
-    const box = this.#cache({ id, user, head: 0, count: 0, bytes: 0, forgotten: 0 });
+    const box = this.#cache({ id, user, head: 0, count: 0, bytes: 0, forgotten: 0, holds: 0 });
     this.#marks.at(-1)?.made.push(box);
     return box;
   }
@@ -55,7 +55,10 @@ export class Ledger {
   touch(box: MailboxRow): MailboxRow {
     this.#changed.add(box);
     const mark = this.#marks.at(-1);
-    if (mark && !mark.before.has(box)) mark.before.set(box, { head: box.head, count: box.count, bytes: box.bytes, forgotten: box.forgotten });
+    if (mark && !mark.before.has(box)) {
+      const { head, count, bytes, forgotten, holds } = box;
+      mark.before.set(box, { head, count, bytes, forgotten, holds });
+    }
     return box;
   }
 
@@ -70,7 +73,7 @@ export class Ledger {
 
   /** Writes what has changed, for the commit that follows. */
   write(): void {
-    for (const box of this.#changed) this.#run.keepMailbox.run(box.head, box.count, box.bytes, box.forgotten, box.id);
+    for (const box of this.#changed) this.#run.keepMailbox.run(box.head, box.count, box.bytes, box.forgotten, box.holds, box.id);
     for (const [place, n] of this.#totals.entries()) if (n !== 0) this.#run.addTotal.run(n, TOTALS[place]);
   }
 

@@ -52,6 +52,19 @@ export const MIGRATIONS: readonly string[] = [
   CREATE INDEX ended_sessions_due ON ended_sessions (until_ms);
   CREATE INDEX deliveries_session ON deliveries (session) WHERE session IS NOT NULL AND ending IS NULL;
   `,
+  `
+  -- holds: how many there are in the mailbox. Where there are none, an ending costs nothing more.
+  ALTER TABLE mailboxes ADD COLUMN holds INTEGER NOT NULL DEFAULT 0;
+  -- Receivers that hold something, and when they last began to. What each holds.
+  CREATE TABLE holders (
+    id INTEGER PRIMARY KEY, mailbox INTEGER NOT NULL, session TEXT NOT NULL, receiver TEXT NOT NULL, used_ms INTEGER NOT NULL,
+    UNIQUE (mailbox, session, receiver)
+  ) STRICT;
+  CREATE INDEX holders_age ON holders (mailbox, used_ms);
+  CREATE INDEX holders_session ON holders (session);
+  CREATE TABLE holds (mailbox INTEGER NOT NULL, seq INTEGER NOT NULL, holder INTEGER NOT NULL, PRIMARY KEY (mailbox, seq, holder)) STRICT, WITHOUT ROWID;
+  CREATE INDEX holds_holder ON holds (holder, seq);
+  `,
 ];
 
 /** Why a store cannot be opened: a sentence for the operator. */

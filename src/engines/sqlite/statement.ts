@@ -17,10 +17,10 @@ const TEXT = "CAST(? AS TEXT)";
 export const STEP_ROWS = 1_000;
 
 export const SQL = {
-  mailboxOf: "SELECT id, user, head, count, bytes, forgotten FROM mailboxes WHERE user = ?",
-  mailbox: "SELECT id, user, head, count, bytes, forgotten FROM mailboxes WHERE id = ?",
+  mailboxOf: "SELECT id, user, head, count, bytes, forgotten, holds FROM mailboxes WHERE user = ?",
+  mailbox: "SELECT id, user, head, count, bytes, forgotten, holds FROM mailboxes WHERE id = ?",
   makeMailbox: "INSERT INTO mailboxes (user, head, count, bytes, forgotten) VALUES (?, 0, 0, 0, 0)",
-  keepMailbox: "UPDATE mailboxes SET head = ?, count = ?, bytes = ?, forgotten = ? WHERE id = ?",
+  keepMailbox: "UPDATE mailboxes SET head = ?, count = ?, bytes = ?, forgotten = ?, holds = ? WHERE id = ?",
 
   addEvent: "INSERT INTO events (recipients, unsettled, dead, checksum, event) VALUES (?, ?, 0, ?, ?)",
   readEvent: "SELECT event, checksum FROM events WHERE id = ?",
@@ -50,6 +50,10 @@ export const SQL = {
   gaps: `SELECT seq, ending, session FROM deliveries
     WHERE mailbox = ${INT} AND seq > ${INT} AND ending IS NOT NULL AND ending <> 'acked' ORDER BY seq LIMIT ${STEP_ROWS}`,
   states: `SELECT d.source, m.user, d.ending, d.ended_ms FROM deliveries d JOIN mailboxes m ON m.id = d.mailbox WHERE d.message = ${TEXT} ORDER BY d.mailbox`,
+  /** A walk through all deliveries, by their primary key. */
+  walk: `SELECT d.message, d.mailbox, d.ending, d.event, d.source, d.session, d.topic, d.bytes, d.expires_ms, m.user, e.checksum, e.event AS text
+    FROM deliveries d JOIN mailboxes m ON m.id = d.mailbox LEFT JOIN events e ON e.id = d.event AND d.ending IS NULL
+    WHERE (d.message, d.mailbox) > (${TEXT}, ${INT}) ORDER BY d.message, d.mailbox LIMIT ${STEP_ROWS}`,
 
   key: "SELECT hash, accepted, due_ms FROM idempotency WHERE source = ? AND key = ?",
   addKey: "INSERT OR REPLACE INTO idempotency (source, key, hash, accepted, due_ms) VALUES (?, ?, ?, ?, ?)",
@@ -70,6 +74,19 @@ export const SQL = {
   nextSessionDue: "SELECT until_ms AS due_ms FROM sessions ORDER BY until_ms LIMIT 1",
   nextEndedDue: "SELECT until_ms AS due_ms FROM ended_sessions ORDER BY until_ms LIMIT 1",
 
+  holder: "SELECT id FROM holders WHERE mailbox = ? AND session = ? AND receiver = ?",
+  addHolder: "INSERT INTO holders (mailbox, session, receiver, used_ms) VALUES (?, ?, ?, ?)",
+  useHolder: "UPDATE holders SET used_ms = ? WHERE id = ?",
+  countHolders: "SELECT count(*) AS n FROM holders WHERE mailbox = ?",
+  oldestHolder: `SELECT id FROM holders WHERE mailbox = ${INT} AND id <> ${INT} ORDER BY used_ms, id LIMIT 1`,
+  holdersOfSession: "SELECT id, mailbox FROM holders WHERE session = ?",
+  dropHolder: "DELETE FROM holders WHERE id = ?",
+  addHold: "INSERT OR IGNORE INTO holds (mailbox, seq, holder) VALUES (?, ?, ?)",
+  heldBy: `SELECT seq FROM holds WHERE holder = ${INT} ORDER BY seq`,
+  holdsAnything: "SELECT 1 AS yes FROM holds WHERE holder = ? LIMIT 1",
+  releaseAbove: "DELETE FROM holds WHERE holder = ? AND seq > ?",
+  dropHolds: "DELETE FROM holds WHERE mailbox = ? AND seq = ? RETURNING holder",
+
   totals: "SELECT name, n FROM totals",
   addTotal: "UPDATE totals SET n = n + ? WHERE name = ?",
 } as const;
@@ -81,6 +98,7 @@ export interface MailboxRow {
   count: number;
   bytes: number;
   forgotten: number;
+  holds: number;
 }
 export interface DeliveryRow {
   readonly message: string;
@@ -114,6 +132,21 @@ export interface GapRow {
   readonly session: string | null;
 }
 
+export interface WalkRow {
+  readonly message: string;
+  readonly mailbox: number;
+  readonly ending: string | null;
+  readonly event: number | null;
+  readonly source: string;
+  readonly session: string | null;
+  readonly topic: string | null;
+  readonly bytes: number;
+  readonly expires_ms: number;
+  readonly user: string;
+  readonly checksum: number | null;
+  readonly text: string | null;
+}
+
 type Rows = {
   [name in keyof typeof SQL]: unknown;
 } & {
@@ -134,10 +167,18 @@ type Rows = {
   gaps: GapRow;
   states: { source: string; user: string; ending: string | null; ended_ms: number | null };
   session: { until_ms: number };
+  holder: { id: number };
+  countHolders: { n: number };
+  oldestHolder: { id: number };
+  holdersOfSession: { id: number; mailbox: number };
+  heldBy: { seq: number };
+  holdsAnything: { yes: number };
+  dropHolds: { holder: number };
   usersOfSession: { user: string; until_ms: number };
   endedSession: { until_ms: number };
   nextSessionDue: { due_ms: number };
   nextEndedDue: { due_ms: number };
+  walk: WalkRow;
   key: { hash: string; accepted: string; due_ms: number };
   totals: { name: string; n: number };
 };

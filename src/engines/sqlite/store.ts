@@ -25,9 +25,12 @@ import {
   type ReadResult,
   type Result,
   SESSION_ENDED,
+  type UnsettledResult,
+  type UnsettledRow,
   type WorkerOptions,
 } from "./call.ts";
 import { mergeGaps } from "./gap.ts";
+import { HoldBook } from "./hold.ts";
 import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
 import type { Db } from "./schema.ts";
 import { SessionBook } from "./session.ts";
@@ -47,6 +50,8 @@ const FORGET = [
   ["dropSessions", "nextSessionDue"],
   ["dropEnded", "nextEndedDue"],
 ] as const;
+/** Most bytes of events, about, that one step of a walk hands over. */
+const STEP_BYTES = 8 * 1024 * 1024;
 /** How much had happened when a savepoint was set. */
 interface Mark {
   readonly happenings: number;
@@ -69,6 +74,7 @@ export class Store {
   readonly #inTransaction: () => boolean;
   readonly #ledger: Ledger;
   readonly #sessions: SessionBook;
+  readonly #holds: HoldBook;
   readonly #attached = new Set<string>();
   #marks: Mark[] = [];
   #nowMs = 0;
@@ -79,6 +85,7 @@ export class Store {
     this.#run = prepareAll(db);
     this.#ledger = new Ledger(this.#run);
     this.#sessions = new SessionBook(this.#run);
+    this.#holds = new HoldBook(this.#run, this.#ledger);
     const control = (sql: string) => {
       const statement = db.prepare(sql);
       return () => {
@@ -141,6 +148,10 @@ export class Store {
         return this.#read(op[1], op[2], op[3], op[4], op[5]);
       case "settle":
         return this.#settle(op[1], op[2], op[3]);
+      case "held": {
+        const box = this.#ledger.mailboxOf(op[1]);
+        return box ? this.#holds.heldBy(box, op[2], op[3]) : [];
+      }
       case "find":
         return this.#find(op[1]);
       case "evict":
@@ -151,6 +162,8 @@ export class Store {
         return this.#sessions.usersOf(op[1], this.#nowMs, op[2]);
       case "end":
         return this.#endSession(op[1]);
+      case "unsettled":
+        return this.#unsettled(op[1], op[2]);
       case "totals":
         return this.#ledger.totals();
       case "sweep":
@@ -325,6 +338,14 @@ export class Store {
           else this.#comeAgain(row, row.attempts + 1);
           break;
         }
+        case "held": {
+          const seqs = change[2].filter((seq) => open(this.#run.atSeq.get(box.id, seq)));
+          if (this.#holds.hold(box, session, change[1], seqs, this.#nowMs)) this.wrote = true;
+          break;
+        }
+        case "released":
+          if (this.#holds.releaseAbove(box, session, change[1], change[2])) this.wrote = true;
+          break;
       }
     }
     return settled;
@@ -364,8 +385,29 @@ export class Store {
     const { users, dueMs } = this.#sessions.end(session, this.#nowMs, this.#stroke(this.#nowMs + REMEMBER_ENDED_MS));
     this.#noteDue(dueMs);
     this.wrote = true;
+    this.#holds.endSession(session);
     const evicted = this.#evictRows(this.#run.ofSession.all(session));
     return { users, evicted: evicted.map((row) => [row.message, this.#ledger.mailbox(row.mailbox).user]) };
+  }
+
+  /** One step of a walk through all deliveries: those that wait. Damaged ones end here, as they would when read. */
+  #unsettled(message: string, mailbox: number): UnsettledResult {
+    const rows: UnsettledRow[] = [];
+    const damaged: string[] = [];
+    let last: readonly [string, number] | null = null;
+    let looked = 0;
+    let bytes = 0;
+    for (const row of this.#run.walk.iterate(message, mailbox)) {
+      if (bytes > STEP_BYTES) break;
+      looked += 1;
+      last = [row.message, row.mailbox];
+      if (row.ending !== null) continue;
+      bytes += row.bytes;
+      if (row.event === null || row.text === null || crc32(row.text) !== row.checksum) damaged.push(row.message);
+      else rows.push([row.event, row.message, row.source, row.text, row.expires_ms, row.topic, row.user, row.session]);
+    }
+    for (const id of new Set(damaged)) for (const row of this.#run.ofMessage.all(id)) this.#endDamaged(row);
+    return { rows, after: looked === STEP_ROWS || bytes > STEP_BYTES ? last : null };
   }
 
   /** One step of what time does: expiry, return of nacked mail, purge. @returns whether there is more at once */
@@ -386,6 +428,7 @@ export class Store {
   #end(row: DeliveryRow, ending: number, reason: string | null): number {
     const box = this.#touch(this.#ledger.mailbox(row.mailbox));
     if (row.seq === null) box.head += 1;
+    else this.#holds.drop(box, row.seq);
     const seq = row.seq ?? box.head;
     box.count -= 1;
     box.bytes -= row.bytes;
@@ -411,6 +454,7 @@ export class Store {
 
   #delay(row: DeliveryRow, untilMs: number): void {
     const dueMs = Math.min(untilMs, row.expires_ms);
+    if (row.seq !== null) this.#holds.drop(this.#ledger.mailbox(row.mailbox), row.seq);
     this.#run.moveDelivery.run(null, row.attempts + 1, dueMs, row.message, row.mailbox);
     this.#noteDue(dueMs);
     this.wrote = true;
@@ -424,6 +468,7 @@ export class Store {
       this.#endDamaged(row);
       return;
     }
+    if (row.seq !== null) this.#holds.drop(box, row.seq);
     box.head += 1;
     this.#run.moveDelivery.run(box.head, deliveryCount, row.expires_ms, row.message, row.mailbox);
     this.#noteDue(row.expires_ms);

@@ -2,7 +2,8 @@
  * Translates between the engine's interface and what its two threads say to each other.
  * @module
  */
-import type { Accepted, Addressed, Appended, Ended, Entry, Gap, MessageState, SessionEnd, Settlement } from "../../engine.ts";
+import type { Accepted } from "../../answers.ts";
+import type { Addressed, Appended, Ended, Entry, Gap, MessageState, Recipient, SessionEnd, Settlement } from "../../engine.ts";
 import { HandoverError } from "../../errors.ts";
 import type { MessageId, SessionId, UserId } from "../../protocol.ts";
 import {
@@ -16,7 +17,10 @@ import {
   type EntryRow,
   type FindResult,
   FULL,
+  type Op,
+  type Result,
   SESSION_ENDED,
+  type UnsettledRow,
 } from "./call.ts";
 
 export function toItem(message: Addressed): AppendItem {
@@ -66,12 +70,43 @@ export function toChange(change: Settlement): Change {
       return ["rejected", checkWhole(change.seq, "seq"), checkText(change.reason, "reason")];
     case "nacked":
       return ["nacked", checkWhole(change.seq, "seq"), checkWhole(Math.ceil(change.retryAfterMs), "retryAfterMs")];
+    case "held":
+      return ["held", checkText(change.receiver, "receiver"), change.seqs.map((seq) => checkWhole(seq, "seq"))];
+    case "released":
+      return ["released", checkText(change.receiver, "receiver"), checkWhole(change.above, "above")];
   }
 }
 
 export function toEntry(row: EntryRow): Entry {
   const [seq, id, deliveryCount, event, session] = row;
   return { seq, id: id as MessageId, deliveryCount, event, ...(session === null ? {} : { session: session as SessionId }) };
+}
+
+/** Rows of deliveries as messages, in the order of acceptance. */
+export function toAddressed(rows: readonly UnsettledRow[], nowMs: number): Addressed[] {
+  const messages = new Map<number, Addressed & { readonly recipients: Recipient[] }>();
+  for (const [place, id, source, event, expiresAtMs, topic, user, session] of rows) {
+    const recipient: Recipient = { user: user as UserId, ...(session === null ? {} : { session: session as SessionId }) };
+    const known = messages.get(place);
+    if (known) {
+      known.recipients.push(recipient);
+      continue;
+    }
+    // What has just expired is not yet swept; it must not look as if it had had no time to live at all.
+    const acceptedAtMs = Math.min(nowMs, expiresAtMs - 1);
+    const ttlSeconds = Math.ceil((expiresAtMs - acceptedAtMs) / 1_000);
+    messages.set(place, {
+      id: id as MessageId,
+      source,
+      event,
+      acceptedAtMs,
+      expiresAtMs,
+      ttlSeconds,
+      recipients: [recipient],
+      ...(topic === null ? {} : { topic }),
+    });
+  }
+  return [...messages].sort(([one], [other]) => one - other).map(([, message]) => message);
 }
 
 /** Only plain values may reach the worker: one that cannot be copied or bound would spoil a whole batch. */
@@ -115,4 +150,14 @@ export function toState(found: FindResult): MessageState {
     ...(endedAtMs === null ? {} : { endedAtMs }),
   }));
   return { source: found.source, recipients };
+}
+
+/** How many messages an operation stored or settled. */
+export function countMessages(op: Op, result: Result | undefined): number {
+  if (op[0] === "evict" && typeof result === "number") return result;
+  if (op[0] === "end" && typeof result === "object" && result !== null && "users" in result) return result.evicted.length;
+  if (!Array.isArray(result)) return 0;
+  if (op[0] === "settle") return result.length;
+  // What was stored has the numbers that it was given; what was not, has a reason.
+  return op[0] === "append" ? result.filter((each) => typeof each === "object").length : 0;
 }

@@ -59,18 +59,28 @@ class Desk {
     const hasNewMail = batch.ops.some((op) => op[0] === "append");
     let level: Level = hasNewMail && !this.#reserve.restore() && !this.#hasRoomInside() ? 1 : 0;
     let apart = false;
+    const startedAtMs = performance.now();
     for (;;) {
       try {
         this.#store.begin(batch.nowMs);
         const results = batch.ops.map((op, place) => this.#one(op, place, level, apart));
         this.#store.commit();
         const { happenings, dueMs, wrote, log } = this.#store;
-        return { kind: "done", results, happenings, dueMs, wrote, log: [...this.takeLog(), ...log] };
+        const durationMs = performance.now() - startedAtMs;
+        return { kind: "done", results, happenings, dueMs, wrote, durationMs, log: [...this.takeLog(), ...log] };
       } catch (thrown) {
         this.#store.rollback();
         if (isFull(thrown)) {
           if (level === 2)
-            return { kind: "done", results: batch.ops.map(() => NO_ROOM), happenings: [], dueMs: null, wrote: false, log: this.takeLog() };
+            return {
+              kind: "done",
+              results: batch.ops.map(() => NO_ROOM),
+              happenings: [],
+              dueMs: null,
+              wrote: false,
+              durationMs: 0,
+              log: this.takeLog(),
+            };
           if (level === 0) this.#log.push("The disk is full: new messages are refused until there is room again. Acknowledgements go on.");
           this.#reserve.release();
           level = level === 0 ? 1 : 2;
