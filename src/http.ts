@@ -15,14 +15,13 @@ import { unquotedKey } from "./message.ts";
 import { isAllowedOrigin } from "./origin.ts";
 import { type Identity, type MessageId, PROTOCOL, parse, parseJson, type ReceiverId, SCHEMAS, type SessionId, type UserId } from "./protocol.ts";
 import { holdPoll } from "./transports/poll.ts";
-import { EVENT_STREAM_HEADERS, openStream, parseStreamRequest } from "./transports/sse.ts";
+import { beginAnswer, whenGone } from "./transports/sse/answer.ts";
+import { openStream, parseStreamRequest } from "./transports/sse.ts";
 import type { WebSocketTransport } from "./transports/websocket.ts";
 
 const MAX_HEADERS = 100;
 /** Headers that mean something here, and would mean two things when they came twice. */
 const SINGLE_HEADERS = new Set("host content-type content-length authorization origin idempotency-key ttl topic urgency last-event-id".split(" "));
-/** A stream whose peer takes nothing of what waits for it for this long, or at most twice, is cut: it sleeps, or is not there any more. */
-const STALLED_MS = 45_000;
 const MAX_SESSION_SECONDS = 31_536_000;
 
 export interface HttpOptions {
@@ -199,19 +198,11 @@ function receivingRoutes(app: FastifyInstance, { hub }: HttpOptions): void {
   // HEAD would take the place of the receiver's stream, for nothing.
   app.get("/v1/events", { exposeHeadRoute: false }, async (request, reply) => {
     const identity = hub.requireReceiver(request.identity);
-    const { raw } = reply;
     const stream = openStream(hub, identity, parseStreamRequest(request.query, request.headers["last-event-id"]), () => {
-      // The answer is the stream's from here on, with what hooks have set (CORS).
-      reply.headers(EVENT_STREAM_HEADERS).hijack();
-      for (const [name, value] of Object.entries(reply.getHeaders())) if (value !== undefined) raw.setHeader(name, value);
-      raw.setTimeout(STALLED_MS, () => raw.destroy());
-      return raw;
+      reply.hijack();
+      return beginAnswer(reply.raw, reply.getHeaders());
     });
-    // The connection, not the answer: one that waits behind another's in a pipeline is not told that its peer has gone.
-    const { socket } = request;
-    socket.once("close", stream.abandon);
-    raw.once("close", () => socket.off("close", stream.abandon));
-    if (socket.destroyed) stream.abandon();
+    whenGone(reply.raw, request.raw, stream.abandon);
     await stream.opened;
   });
 

@@ -10,13 +10,6 @@ import { PROTOCOL, parse, type ReceiverId, SCHEMAS, type ServerFrame, type UserI
 import type { Channel, Gateway, Link, Resume } from "../transport.ts";
 import { parseEventId, writeEvents, writeProblem } from "./sse/event.ts";
 
-/** Headers of a stream; a proxy that buffers (nginx, by the last one) would hold the mail back. */
-export const EVENT_STREAM_HEADERS = {
-  "Content-Type": "text/event-stream; charset=utf-8",
-  "Cache-Control": "no-store",
-  "X-Accel-Buffering": "no",
-} as const;
-
 const HEARTBEAT_MS = 15_000;
 /** Deliveries stop while this much waits for the peer to read it; they stay in the mailbox. */
 const MAX_BUFFERED_BYTES = 1_048_576;

@@ -1,0 +1,28 @@
+/**
+ * The HTTP answer that a stream is written to.
+ * @module
+ */
+import type { ServerResponse } from "node:http";
+
+/** A stream whose peer takes nothing of what waits for it for this long, or at most twice, is cut: it sleeps, or is not there any more. */
+const STALLED_MS = 45_000;
+
+/** A proxy that buffers (nginx, by the last one) would hold the mail back. */
+const HEADERS = { "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store", "x-accel-buffering": "no" };
+
+/** Begins it. @param headers  which hooks have set for every answer, CORS for instance */
+export function beginAnswer(answer: ServerResponse, headers: Readonly<Record<string, number | string | string[] | undefined>>): ServerResponse {
+  for (const [name, value] of Object.entries({ ...headers, ...HEADERS })) if (value !== undefined) answer.setHeader(name, value);
+  answer.setTimeout(STALLED_MS, () => answer.destroy());
+  return answer;
+}
+
+/**
+ * Tells when the client has gone before the answer was over. By the connection: an answer that waits behind another's in a pipeline is not
+ * told so itself.
+ */
+export function whenGone(answer: ServerResponse, { socket }: ServerResponse["req"], gone: () => void): void {
+  socket.once("close", gone);
+  answer.once("close", () => socket.off("close", gone));
+  if (socket.destroyed) gone();
+}
