@@ -149,7 +149,8 @@ class Connection implements Link {
 
   send(frame: ServerFrame): boolean {
     this.#write(writeFrame(frame));
-    this.#isBlocked = this.#outgoingBytes + this.#webSocket.bufferedAmount > MAX_BUFFERED_BYTES;
+    // Blocked until it is drained, not merely until there is less: a hint must not free it unseen.
+    if (this.#outgoingBytes + this.#webSocket.bufferedAmount > MAX_BUFFERED_BYTES) this.#isBlocked = true;
     return !this.#isBlocked;
   }
 

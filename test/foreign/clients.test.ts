@@ -81,8 +81,8 @@ describeWith(FOREIGN, "foreign clients", () => {
       [client.send("not a name", 1), undefined, /A-Z a-z 0-9/],
       [client.state("nothing"), undefined, /No message of yours/],
       [client.session("a b"), undefined, /A-Z a-z 0-9/],
-      [client.listen("poll"), "not-a-token", /This is not a token that is known here/],
-      [client.listen("events"), "not-a-token", /This is not a token that is known here/],
+      [client.listen("poll"), "not-a-token", /The token is not valid here/],
+      [client.listen("events"), "not-a-token", /The token is not valid here/],
     ] as const) {
       const running = new Running(server.url, invocation, token);
       started.push(running);
