@@ -7,7 +7,7 @@ import { decodeProtectedHeader, errors, type JWTPayload, type JWTVerifyGetKey, j
 import type { NewSession } from "./answers.ts";
 import { HandoverError } from "./errors.ts";
 import { PROVIDER_ALGORITHMS, providerKeys } from "./jwks.ts";
-import type { Identity, SessionId, UserId, UserIdentity } from "./protocol.ts";
+import { type Identity, type SessionId, type UserId, type UserIdentity, X0 } from "./protocol.ts";
 
 const NAME = /^[A-Za-z0-9._:@-]{1,128}$/;
 /** What a token without a `scope` claim may do: read its own mailbox and send to any user (PROTOCOL.md, "Identity"). */
@@ -209,8 +209,17 @@ export function requireSender(identity: Identity, to: UserId): void {
   throw new HandoverError("forbidden", "The token's scope does not allow sending to this user.");
 }
 
-/** @throws HandoverError forbidden, when this identity may not send this type: what begins with `handover.` is the server's */
+/**
+ * @throws HandoverError forbidden, when this identity may not send this type: what begins with `handover.` is the server's, and what may run code or
+ * markup in x0's pages is not every page's to send
+ */
 export function requireType(identity: Identity, type: string): void {
+  if (type === X0.message && identity.kind === "user" && !identity.scopes.includes(X0.anyScope)) {
+    throw new HandoverError(
+      "forbidden",
+      "Pages send set-data only; every other kind of x0's messages comes from services, or needs the scope x0:any.",
+    );
+  }
   if (!type.startsWith("handover.")) return;
   if (type === "handover.notification" && (identity.kind === "service" || identity.scopes.includes("notify"))) return;
   throw new HandoverError("forbidden", "Types that begin with handover. are the server's; handover.notification needs the scope notify.");

@@ -10,6 +10,7 @@ import { type Config, ConfigError, describeConfig, loadConfig, optionOf, rows, t
 import { HandoverError } from "./errors.ts";
 import type { SessionId, UserId } from "./protocol.ts";
 import { type Secrets, type Server, secretsOf, startServer, VERSION } from "./server.ts";
+import { inheritedSocket, supervise } from "./supervise.ts";
 
 /** A stop that takes longer than this is cut short. */
 const STOP_LIMIT_MS = 9_000;
@@ -70,7 +71,20 @@ function settingsOf({ config: file, ...flags }: Flags): Config {
 }
 
 function serveCommand(): Command {
-  return withSettings(new Command("serve").description("start the server")).action(async (flags: Flags) => serve(settingsOf(flags)));
+  return withSettings(new Command("serve").description("start the server"))
+    .option(
+      "--supervise",
+      "hold the port in a process of its own and start the server again when it ends, so that no connection is refused meanwhile",
+    )
+    .action(async ({ supervise: isSupervised, ...flags }: Flags & { supervise?: true }) => {
+      const socket = inheritedSocket(process.env, process.pid);
+      const config = settingsOf(socket === undefined ? flags : { ...flags, listenFd: String(socket) });
+      if (!isSupervised) return serve(config);
+      if (config.listenFd > 0)
+        throw new ConfigError("The socket is somebody else's already (LISTEN_FDS, --listen-fd), so --supervise has nothing to hold.");
+      const command = [process.execPath, ...process.execArgv, ...process.argv.slice(1).filter((word) => word !== "--supervise")];
+      process.exit(await supervise({ host: config.host, port: config.port, command, say: (line) => say(config, line) }));
+    });
 }
 
 async function serve(config: Config): Promise<void> {
@@ -100,6 +114,11 @@ async function serve(config: Config): Promise<void> {
   }
   server = await startServer(settings, (cause) => failStop(cause));
   greet(config, server);
+  if (process.send) {
+    // A supervisor started it: the port is gone with that process, so there is nothing to wait for any more.
+    process.send("listening");
+    process.once("disconnect", () => stop("the supervisor is gone"));
+  }
 }
 
 /**

@@ -4,6 +4,7 @@
  * @module
  */
 import { readFileSync } from "node:fs";
+import { isIP } from "node:net";
 
 interface SettingRow<T> {
   /** Environment variable. */
@@ -233,9 +234,44 @@ const SETTINGS = {
     {
       variable: "HANDOVER_X0",
       default: "off",
-      says: "The wire of x0's micro-msg-server. It is not in this version: other values than `off` only warn at the start.",
+      says: "The wire of x0's micro-msg-server (docs/x0.md): `demo`, any session value is who it says, as that server has it; `registered`, it is a token of this server's.",
     },
     ["off", "demo", "registered"],
+  ),
+  x0Public: flag({
+    variable: "HANDOVER_X0_PUBLIC",
+    default: false,
+    says: "Lets HANDOVER_X0=demo listen on addresses that others can reach, where anybody reads anybody's mail.",
+  }),
+  x0AnyKind: flag({
+    variable: "HANDOVER_X0_ANY_KIND",
+    default: false,
+    says: "With HANDOVER_X0=demo, pages may send each other what runs code or markup in the page that gets it, not set-data only.",
+  }),
+  trustedProxies: text(
+    {
+      variable: "HANDOVER_TRUSTED_PROXIES",
+      default: "",
+      says: "Addresses and networks of proxies in front, by commas, whose X-Forwarded-For says whose request it is. Unset: none.",
+    },
+    (value) => {
+      for (const proxy of listOf(value)) {
+        const [address = "", bits] = proxy.split("/");
+        const most = isIP(address) === 6 ? 128 : 32;
+        if (isIP(address) === 0 || (bits !== undefined && !(/^\d{1,3}$/.test(bits) && Number(bits) >= 1 && Number(bits) <= most)))
+          throw new Error(`holds ${JSON.stringify(proxy)}, which is neither an address nor a network such as 10.0.0.0/8`);
+      }
+      return value;
+    },
+  ),
+  listenFd: whole(
+    {
+      variable: "HANDOVER_LISTEN_FD",
+      default: 0,
+      says: "Descriptor of a socket that listens already, instead of host and port; it is listened on until the process ends. systemd's LISTEN_FDS is taken by itself. 0: none.",
+    },
+    0,
+    1_000_000,
   ),
 } as const satisfies Record<string, SettingRow<string> | SettingRow<number> | SettingRow<boolean>>;
 

@@ -36,6 +36,8 @@ export interface HttpOptions {
   readonly hosts: readonly string[];
   readonly sessionTtlMs: number;
   readonly maxConnections: number;
+  /** Addresses and networks whose `X-Forwarded-For` is believed. */
+  readonly trustedProxies: readonly string[];
   readonly log: FastifyBaseLogger;
 }
 
@@ -43,6 +45,10 @@ declare module "fastify" {
   interface FastifyRequest {
     /** Who is asking; of requests for `/v1/…` only, where it is known before the body is read. */
     identity: Identity;
+  }
+  interface FastifyContextConfig {
+    /** `Host` may be any name, in development mode too. */
+    hasAnyHost?: boolean;
   }
 }
 
@@ -57,6 +63,7 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
     // Connections that idle between requests are closed at once when the server stops; drain has let go of the others by then.
     forceCloseConnections: "idle",
     return503OnClosing: false,
+    trustProxy: options.trustedProxies.length > 0 && [...options.trustedProxies],
     clientErrorHandler: badHttp,
     // An address that cannot be decoded never reaches a route or the error handler.
     frameworkErrors: (thrown, _request, reply: FastifyReply) => void sendProblem(reply, fromFastify(thrown)),
@@ -103,7 +110,7 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
     });
   }
   app.addHook("onRequest", async (request, reply) => {
-    checkRequest(options, request.raw);
+    checkRequest(request.routeOptions.config.hasAnyHost ? { hosts: [] } : options, request.raw);
     if (options.hub.isDraining) reply.header("Connection", "close");
     reply.header("X-Content-Type-Options", "nosniff").header("Cache-Control", "no-store");
   });
@@ -284,7 +291,7 @@ function parseBody(body: Buffer): unknown {
 }
 
 /** What every request must be, upgrades included. @throws HandoverError bad-request | headers-too-large | unsupported-media | forbidden */
-function checkRequest({ hosts }: HttpOptions, request: IncomingMessage): void {
+function checkRequest({ hosts }: Pick<HttpOptions, "hosts">, request: IncomingMessage): void {
   const { rawHeaders, headers } = request;
   if (rawHeaders.length / 2 > MAX_HEADERS) throw new HandoverError("headers-too-large", `At most ${MAX_HEADERS} headers are accepted.`);
   const seen = new Set<string>();
@@ -359,7 +366,7 @@ function endSocket(socket: Duplex, error: HandoverError): void {
 }
 
 /** Fastify's own refusals in our words. */
-function fromFastify(thrown: unknown): HandoverError {
+export function fromFastify(thrown: unknown): HandoverError {
   const code = thrown instanceof Error && "code" in thrown ? thrown.code : undefined;
   switch (code) {
     case "FST_ERR_CTP_BODY_TOO_LARGE":

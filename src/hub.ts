@@ -102,6 +102,10 @@ export class Hub implements Gateway {
     return watch.stop;
   }
 
+  usersOfSession(session: SessionId): Promise<readonly UserId[]> {
+    return this.sessions.usersOf(session, PROTOCOL.maxRecipients + 1);
+  }
+
   /**
    * Ends a session for ever: durable when it resolves, its connections and polls are let go by then.
    * @throws HandoverError store-unavailable | store-full (perhaps it has ended; ask again)
@@ -289,7 +293,7 @@ export class Hub implements Gateway {
     if (identity.kind !== "service") return users;
     const sessions = new Set(requests.flatMap((each) => (each instanceof HandoverError ? [] : (each.to.session as SessionId | undefined)) ?? []));
     // One more than a message may have: too many shall be seen.
-    const look = async (session: SessionId) => users.set(session, await this.sessions.usersOf(session, PROTOCOL.maxRecipients + 1));
+    const look = async (session: SessionId) => users.set(session, await this.usersOfSession(session));
     await Promise.all([...sessions].map(look));
     return users;
   }

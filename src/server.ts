@@ -4,7 +4,8 @@
  */
 import { randomBytes } from "node:crypto";
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import type { AddressInfo } from "node:net";
+import type { Server as HttpServer } from "node:http";
+import { type AddressInfo, Server as TcpServer } from "node:net";
 import { join, resolve } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { type Logger, pino } from "pino";
@@ -15,12 +16,14 @@ import { memoryEngine } from "./engines/memory.ts";
 import { rabbitmqEngine } from "./engines/rabbitmq.ts";
 import { sqliteEngine } from "./engines/sqlite.ts";
 import { HandoverError } from "./errors.ts";
-import { httpServer } from "./http.ts";
+import { fromFastify, httpServer } from "./http.ts";
 import { Hub } from "./hub.ts";
 import { Metrics } from "./metrics.ts";
 import { metricsRoute } from "./monitoring.ts";
 import { demoRoutes, descriptionRoutes, sdkRoute } from "./pages.ts";
 import { webSocketTransport } from "./transports/websocket.ts";
+import { x0Route } from "./transports/x0/route.ts";
+import { X0Transport } from "./transports/x0.ts";
 
 /** The version of this package. */
 export const VERSION: string = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")).version;
@@ -51,6 +54,7 @@ export interface Server {
 export async function startServer(config: Config, onFailure: (cause: HandoverError) => void): Promise<Server> {
   const log = pino({ level: config.logLevel, base: { pid: process.pid } });
   const { serviceKey, tokenSecret } = secretsOf(config);
+  requireLoopback(config, config.host);
   // The engine is made with it, and it names the engine.
   const metrics = new Metrics({ version: VERSION, engine: config.engine.split(":", 1)[0] ?? "" });
   const engine = engineOf(config, log, metrics.committed);
@@ -78,6 +82,7 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
       metrics,
     });
     const webSocket = webSocketTransport(hub, onError);
+    const x0 = config.x0 === "off" ? undefined : new X0Transport(hub, { mode: config.x0, allowsAny: config.x0AnyKind, onError });
     const app = await httpServer({
       hub,
       authenticator,
@@ -87,19 +92,32 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
       hosts: config.dev ? LOOPBACK : [],
       sessionTtlMs: config.sessionTtlMs,
       maxConnections: config.maxConnections,
+      trustedProxies: listOf(config.trustedProxies),
       log,
     });
     metricsRoute(app, { access: config.metrics, metrics, engine, hub, webSockets: () => webSocket.size, isReady: () => !hasFailed });
     sdkRoute(app);
     descriptionRoutes(app, { version: VERSION, maxMessageBytes: config.maxMessageBytes, maxTtlSeconds: Math.floor(config.maxTtlMs / 1000) });
+    if (x0) {
+      await app.register((own, _options, done) => {
+        x0Route(own, x0, fromFastify);
+        done();
+      });
+    }
     if (config.dev) demoRoutes(app, hub, authenticator, config.sessionTtlMs);
-    if (config.x0 !== "off") log.warn(`HANDOVER_X0=${config.x0} has no effect yet: x0's wire is not in this version.`);
+    if (config.x0 === "demo") log.warn("HANDOVER_X0=demo: whoever reaches this port reads the mail of every x0 session. For trying it out only.");
     if (engine.name === "rabbitmq") log.warn("The RabbitMQ engine is experimental: one node per journal.");
     if (engine.supports.durable === "no") log.warn("The memory engine is not durable: messages end with this process. For tests only.");
     await listen(app, config);
 
     let closing: Promise<void> | undefined;
     const close = async () => {
+      // The socket outlives this process: who comes from now on waits for the next one, instead of being turned away by this one.
+      const isElsewhere = config.listenFd > 0;
+      const stopped = isElsewhere ? stopListening(app.server) : undefined;
+      x0?.drain(isElsewhere);
+      // x0's pages have no second try: what they send on the connections that they still have is taken.
+      if (x0 && isElsewhere) await pause(FLUSH_MS);
       hub.drain(config.drainMs);
       webSocket.close(new HandoverError("draining", "The server is about to stop."));
       // Who is connected, or is about to be, is answered with 503 for a moment; a connection that is cut says less.
@@ -108,6 +126,7 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
       await engine.close();
       const cut = setTimeout(() => app.server.closeAllConnections(), FLUSH_MS);
       await closed;
+      await stopped;
       clearTimeout(cut);
     };
     const { address, port, family } = app.server.address() as AddressInfo;
@@ -138,11 +157,26 @@ function knownUsers({ users }: Config): (user: string) => boolean {
   return known.size === 0 ? () => true : (user) => known.has(user);
 }
 
-async function listen(app: Awaited<ReturnType<typeof httpServer>>, { host, port }: Config): Promise<void> {
+/** Takes no more connections, and goes on with those that there are. Resolves when there are none. */
+function stopListening(server: HttpServer): Promise<void> {
+  // Not the HTTP server's own close, which would end connections between two requests.
+  return new Promise((resolve) => TcpServer.prototype.close.call(server, () => resolve()));
+}
+
+async function listen(app: Awaited<ReturnType<typeof httpServer>>, config: Config): Promise<void> {
+  const { host, port, listenFd } = config;
+  // Fastify passes it on to Node, whose types have it.
+  const socket: { fd?: number } = listenFd > 0 ? { fd: listenFd } : {};
   try {
-    await app.listen({ host, port });
+    await app.listen({ ...socket, host, port });
+    requireLoopback(config, (app.server.address() as AddressInfo).address);
   } catch (cause) {
+    if (cause instanceof ConfigError) {
+      await app.close();
+      throw cause;
+    }
     const code = cause instanceof Error && "code" in cause ? cause.code : undefined;
+    if (listenFd > 0) throw new ConfigError(`Descriptor ${listenFd} (HANDOVER_LISTEN_FD) is not a socket that listens (${String(code)}).`, { cause });
     if (code === "EADDRINUSE")
       throw new ConfigError(`Port ${port} on ${host} is in use. Stop what uses it, or choose another: --port 8081.`, { cause });
     if (code === "EACCES") throw new ConfigError(`Port ${port} needs rights that this user does not have. Choose one above 1023.`, { cause });
@@ -178,9 +212,7 @@ export function secretsOf(config: Config): Secrets {
     throw new ConfigError("HANDOVER_ISSUER names an identity provider, and HANDOVER_JWKS_URL does not say where its keys are. Set both, or neither.");
   }
   if (config.dev) {
-    if (!LOOPBACK.includes(config.host)) {
-      throw new ConfigError(`Development mode makes a session for whoever asks, so it listens on 127.0.0.1 only, not on ${config.host}.`);
-    }
+    requireLoopback(config, config.host);
     return {
       serviceKey: config.serviceKey || keptSecret(config.data, "service-key"),
       tokenSecret: config.tokenSecret || keptSecret(config.data, "token-secret"),
@@ -193,6 +225,18 @@ export function secretsOf(config: Config): Secrets {
     );
   }
   return { serviceKey: config.serviceKey, tokenSecret: config.tokenSecret };
+}
+
+/** @throws ConfigError when others can reach `host`, and the settings are for this machine only */
+function requireLoopback(config: Config, host: string): void {
+  if (LOOPBACK.includes(host)) return;
+  if (config.dev) throw new ConfigError(`Development mode makes a session for whoever asks, so it listens on 127.0.0.1 only, not on ${host}.`);
+  if (config.x0 === "demo" && !config.x0Public) {
+    throw new ConfigError(
+      `With HANDOVER_X0=demo anybody reads anybody's mail, so it listens on 127.0.0.1 only, not on ${host}. ` +
+        "Take HANDOVER_X0=registered, or say HANDOVER_X0_PUBLIC=true if this network is yours alone.",
+    );
+  }
 }
 
 /** A secret of the data folder, readable by its owner only; made if it is not there. */

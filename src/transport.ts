@@ -5,7 +5,7 @@
  */
 import type { Accepted } from "./answers.ts";
 import type { HandoverError } from "./errors.ts";
-import type { AckForms, Epoch, Identity, ReceiverId, Seq, ServerFrame, UserIdentity } from "./protocol.ts";
+import type { AckForms, Epoch, Identity, ReceiverId, Seq, ServerFrame, SessionId, UserId, UserIdentity } from "./protocol.ts";
 
 /** One live way to reach one receiver: a connection, or one held poll. */
 export interface Link {
@@ -65,6 +65,11 @@ export interface Gateway {
   authenticate(credential: string | undefined): Promise<Identity>;
   /** @throws HandoverError forbidden, when it is a service or has no scope `receive` */
   requireReceiver(identity: Identity): UserIdentity;
+  /**
+   * Whose a session is, ended or not; nobody's, when it is not known here.
+   * @throws HandoverError store-unavailable
+   */
+  usersOfSession(session: SessionId): Promise<readonly UserId[]>;
   /**
    * Watches a session for a connection that has no receiver; one with a receiver is a link, and is closed with its session anyway.
    * @param close  called once, when the session ends

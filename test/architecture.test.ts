@@ -41,7 +41,19 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
   L0: ["protocol.ts", "errors.ts", "answers.ts"],
   L1: ["engine.ts", "transport.ts"],
   L2: ["jwks.ts", "auth.ts", "message.ts", "sessions.ts", "receiver.ts", "mailbox.ts", "metrics.ts", "hub.ts"],
-  L4: ["config.ts", "origin.ts", "cookie.ts", "http.ts", "monitoring.ts", "pages.ts", "server.ts", "commands.ts", "cli.ts", "index.ts"],
+  L4: [
+    "config.ts",
+    "origin.ts",
+    "cookie.ts",
+    "http.ts",
+    "monitoring.ts",
+    "pages.ts",
+    "server.ts",
+    "supervise.ts",
+    "commands.ts",
+    "cli.ts",
+    "index.ts",
+  ],
 };
 
 function layerOf(file: string): string {

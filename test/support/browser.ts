@@ -15,7 +15,8 @@ const IMAGES = fileURLToPath(new URL("../../docs/images/", import.meta.url));
 /** How long a test waits for what must happen in a tab: a loaded machine, not a fast one, sets it. */
 export const DEADLINE_MS = 20_000;
 
-export async function launchChromium(): Promise<Browser> {
+/** @param more  further switches of the command */
+export async function launchChromium(...more: readonly string[]): Promise<Browser> {
   return chromium.launch({
     executablePath: CHROMIUM_PATH,
     headless: true,
@@ -27,6 +28,7 @@ export async function launchChromium(): Promise<Browser> {
       "--disable-background-networking",
       "--disable-component-update",
       "--disable-sync",
+      ...more,
     ],
   });
 }
