@@ -146,19 +146,14 @@ test("[E78] 100,000 messages that expired in one mailbox cost nobody else anythi
     throw cause;
   });
   expect(await engine.totals(), "one step, and then it serves").toMatchObject({ expired: 11 * STEP_ROWS });
-  let isOver = false;
-  const sweep = engine.sweep().then(() => {
-    isOver = true;
-  });
+  // The rest it does by itself. Whoever asks meanwhile waits for the step that is under way, and for their own commit.
   const waits: number[] = [];
-  while (!isOver) {
+  while ((await engine.totals()).expired < COUNT) {
     const before = commits.length;
     await engine.append([makeMessage(`during-${waits.length}`, ["eve"], { acceptedAtMs: nowMs })]);
     waits.push(commits.length - before);
   }
-  await sweep;
-  // Whoever asks meanwhile waits for the step that is under way, and for their own commit.
   expect(Math.max(...waits)).toBeLessThanOrEqual(2);
-  expect(waits.length).toBeGreaterThan(20);
+  expect(waits.length).toBeGreaterThan(10);
   expect(await engine.totals()).toMatchObject({ accepted: COUNT + sent + waits.length, expired: COUNT, acked: sent, unsettled: waits.length });
 });
