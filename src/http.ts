@@ -95,7 +95,8 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
   app.removeAllContentTypeParsers();
   app.addContentTypeParser("application/json", { parseAs: "buffer" }, (_request, body, done) => {
     try {
-      done(null, parseBody(body as Buffer));
+      // Many clients say so of every request, those without a body too.
+      done(null, body.length === 0 ? undefined : parseBody(body as Buffer));
     } catch (thrown) {
       done(asHandoverError(thrown));
     }
