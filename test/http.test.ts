@@ -363,8 +363,11 @@ describe("who asks", () => {
     }));
 
   test("[H11] sessions: a token for any user whom the backend names, with the life and scope it asks for", async () => {
+    const askedMs = Date.now();
     const answer = await call(`${started.url}/v1/sessions`, { token: SERVICE_CREDENTIAL, body: { user: "zoe", ttl: 60, scope: "receive" } });
     expect(answer.status).toBe(201);
+    // A session of one second lives one.
+    expect(Date.parse(String(field(answer.body, "expires"))) - askedMs).toBeGreaterThanOrEqual(60_000);
     expect(Object.keys(answer.body as object).sort()).toEqual(["expires", "session", "token"]);
     expect(Math.abs(Date.parse(String(field(answer.body, "expires"))) - Date.now() - 60_000)).toBeLessThan(5_000);
     const token = String(field(answer.body, "token"));
