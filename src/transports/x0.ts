@@ -182,7 +182,7 @@ export class X0Transport {
   async #send({ session, to, message }: Extract<X0Request, { kind: "send" }>, { body, request }: X0Post): Promise<string> {
     const identity = await this.#identify(session);
     const { type, data } = eventOf(message, this.#options.mode === "demo" && idOf(session) !== session ? session : undefined);
-    const key = request === undefined ? {} : { idempotencyKey: `x0:${hashOf(session, request, JSON.stringify(body))}` };
+    const key = request === undefined ? {} : { idempotencyKey: `x0:${hashOf(session, request, textOf(body))}` };
     const sending = { to: { user: await this.#destination(to) }, type, data, ...key };
     let result = await this.#gateway.send(identity, sending);
     // The browser has sent it again before the first one was on disk; a page has no second try.
@@ -275,5 +275,14 @@ export class X0Transport {
     const error = asHandoverError(thrown);
     if (error.code === "internal") this.#options.onError(error);
     return error;
+  }
+}
+
+/** A body as JSON text. @throws HandoverError bad-request, when it has more levels than can be written */
+function textOf(body: unknown): string {
+  try {
+    return JSON.stringify(body);
+  } catch (cause) {
+    throw new HandoverError("bad-request", "The request is nested too deeply.", { cause });
   }
 }
