@@ -81,6 +81,8 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
           // Ours refuses it too, with a problem document.
           requireHostHeader: false,
           joinDuplicateHeaders: false,
+          // Any other offer, as of h2c by Java's client, is ignored (RFC 9110, section 7.8). Node before 24.9 cannot, and refuses it.
+          shouldUpgradeCallback: ({ headers }) => headers.upgrade?.toLowerCase() === "websocket",
         },
         handler,
       );
