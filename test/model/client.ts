@@ -3,7 +3,7 @@
  * @module
  */
 import type { ReceiverId, UserIdentity } from "../../src/protocol.ts";
-import { type Connection, Poll, type Told, type Where } from "./line.ts";
+import type { Connection, Poll, Told, Where } from "./line.ts";
 import type { FormsStep, StepOf, Target } from "./steps.ts";
 import type { Forms } from "./words.ts";
 
@@ -37,9 +37,8 @@ export class Client {
     this.#inHand.clear();
   }
 
-  /** What its connection or poll brought; what a lost answer brought it never sees. */
+  /** What its connection or poll brought. */
   receive(told: readonly Told[]): void {
-    if (this.line instanceof Poll && this.line.isLost) return;
     for (const each of told) {
       if (each.what === "delivery") {
         this.#received.push(each.seq);
@@ -65,6 +64,12 @@ export class Client {
     return { mine: this.cursor, back: Math.max(this.cursor - 2, 0), head, ahead: head + 1 }[cursor];
   }
 
+  /** It has been answered, and takes it that these are settled. */
+  isDone({ upto = 0, seqs = [], hold = [], nack = [], reject = [] }: Forms): void {
+    const named = [...seqs, ...hold, ...[...nack, ...reject].map(({ seq }) => seq)];
+    for (const seq of this.#inHand) if (seq <= upto || named.includes(seq)) this.#inHand.delete(seq);
+  }
+
   /** The forms with their numbers; none is named twice. @param head  of its mailbox */
   forms({ upto, each }: FormsStep, head: number): Forms {
     const back = (seqs: readonly number[], nth: number) => seqs[seqs.length - 1 - (nth % Math.max(seqs.length, 1))];
@@ -75,7 +80,6 @@ export class Client {
     const of = (form: string) => [...named].filter(([, one]) => one.form === form).map(([seq = 0, { after }]) => ({ seq, after }));
     const numbers = (form: string) => of(form).map(({ seq }) => seq);
     const last = upto && seqOf(upto);
-    for (const seq of this.#inHand) if (named.has(seq) || seq <= (last ?? 0)) this.#inHand.delete(seq);
     return {
       seqs: numbers("seqs"),
       hold: numbers("hold"),

@@ -7,7 +7,7 @@
 import type { Box, Copy, Ending, Forms, Message, Outcome, Reader, Sending, State } from "./words.ts";
 
 /** The bounds that the real core is given too. */
-export const [CAP, MAX_ATTEMPTS] = [8, 3];
+export const [CAP, MAX_ATTEMPTS] = [8, 2];
 const [TTL_ZERO_S, WEEK_S, LIVE_AFTER_POLL_MS, REMEMBERED_MS] = [30, 7 * 24 * 3600, 30_000, 90_000];
 
 export function begin(nowMs: number, step: number): State {

@@ -40,7 +40,7 @@ const target = fc.oneof(
   { weight: 1, arbitrary: fc.record({ had: fc.nat(9) }) },
   { weight: 1, arbitrary: fc.record({ any: fc.nat(30) }) },
 );
-const form = fc.constantFrom("seqs", "seqs", "seqs", "seqs", "nack", "nack", "reject", "hold");
+const form = fc.constantFrom("seqs", "seqs", "seqs", "nack", "nack", "nack", "reject", "hold", "hold");
 const each = fc.array(fc.record({ target, form, after: fc.constantFrom(0, 0, 5, 20) }), { minLength: 1, maxLength: 3 });
 const forms = fc.oneof(
   { weight: 2, arbitrary: fc.record({ upto: target, each: fc.constant([]) }) },
@@ -51,17 +51,17 @@ const forms = fc.oneof(
 export const step = fc.oneof(
   { weight: 8, arbitrary: fc.record({ do: fc.constant("send" as const), sender, sendings: fc.array(sending, { minLength: 1, maxLength: 1 }) }) },
   { weight: 3, arbitrary: fc.record({ do: fc.constant("send" as const), sender, sendings: fc.array(sending, { minLength: 2, maxLength: 4 }) }) },
-  { weight: 5, arbitrary: fc.record({ do: fc.constant("connect" as const), who, from, window, kind: fc.constantFrom("websocket", "sse") }) },
+  { weight: 7, arbitrary: fc.record({ do: fc.constant("connect" as const), who, from, window, kind: fc.constantFrom("websocket", "sse") }) },
   {
-    weight: 6,
+    weight: 8,
     arbitrary: fc.record({
       do: fc.constant("poll" as const),
       who,
       from,
       max: fc.constantFrom(1, 2, 100),
-      wait: fc.constantFrom(0, 20),
+      wait: fc.constantFrom(0, 5, 20),
       isLost: fc.constantFrom(false, false, true),
-      ack: fc.option(forms, { freq: 1, nil: undefined }),
+      ack: fc.option(forms, { freq: 2, nil: undefined }),
     }),
   },
   { weight: 2, arbitrary: fc.record({ do: fc.constant("leave" as const), who }) },
@@ -71,7 +71,7 @@ export const step = fc.oneof(
       do: fc.constant("acknowledge" as const),
       who,
       forms,
-      epoch: fc.constantFrom("mine", "mine", "mine", "mine", "mine", "mine", "alien", "none"),
+      epoch: fc.constantFrom(...Array<"mine">(12).fill("mine"), "alien", "none"),
       cursor,
       times: fc.constantFrom(1, 1, 2),
     }),

@@ -149,7 +149,7 @@ export class World {
     client.line = line;
     const resumed = await line.open(this.#hub, client.identity, client.id, where, window);
     await this.#store.idle();
-    isReplaced(older);
+    this.#lookAtReplaced(client, older);
     this.#learnEpoch(line.ready?.epoch);
     assert.equal(line.ready?.head, this.#head(client));
     assert.equal(resumed, reference.connect(this.#reader(client), this.#cursorIn(where), window, false), "whether it goes on from its cursor");
@@ -170,8 +170,11 @@ export class World {
     vi.advanceTimersByTime(0);
     await this.#store.idle();
     const reader = this.#reader(client);
-    if (forms && this.#isEpoch(where.epoch)) reference.acknowledge(this.#state, reader, forms, where.cursor);
-    isReplaced(older);
+    if (forms && this.#isEpoch(where.epoch)) {
+      if (reference.acknowledge(this.#state, reader, forms, where.cursor) > 0) reach("poll acked");
+      client.isDone(forms);
+    }
+    this.#lookAtReplaced(client, older);
     poll.step = this.#state.step;
     poll.isNew = where.epoch === undefined;
     poll.resumed = reference.connect(reader, this.#cursorIn(where), max, true);
@@ -200,9 +203,14 @@ export class World {
       const expected = this.#isEpoch(said) ? reference.acknowledge(this.#state, this.#reader(client), forms, claim) : 0;
       assert.equal(acked, expected, "the answer `acked`");
       for (const each of this.#clients) this.#look(each);
+      if (this.#isEpoch(said)) client.isDone(forms);
       reach(acked > 0 ? "acked" : time > 0 ? "acked again" : "acked nothing");
     }
-    if (reference.copiesOf(this.#state).some(({ ending, heldBy }) => !ending && heldBy.size > 0)) reach("held");
+    if (this.#isAnythingHeld()) reach("held");
+  }
+
+  #isAnythingHeld(): boolean {
+    return reference.copiesOf(this.#state).some(({ ending, heldBy }) => !ending && heldBy.size > 0);
   }
 
   /** A session ends for ever; its clients are refused, log in anew, and begin as new receivers. */
@@ -274,6 +282,7 @@ export class World {
     this.#hub = this.#store.hub();
     reference.restart(this.#state);
     reach(how);
+    if (this.#isAnythingHeld()) reach("held over a restart");
     if (how !== "drained" && !this.#store.isDurable) await this.#forget();
   }
 
@@ -314,25 +323,43 @@ export class World {
     }
   }
 
-  /** What one client was given. */
-  #look(client: Client): void {
-    const { line } = client;
-    if (!line) return;
+  /** What came over a line: held against the reference, and received by the client. */
+  #hear(client: Client, line: Connection | Poll): readonly Told[] {
     const reader = this.#reader(client);
-    const told = line.take();
+    const told = line.take().filter((each) => each.what !== "settled" || each.seqs.length > 0);
     for (const each of told) {
       reach(each.what === "gap" ? `gap ${each.reason}` : each.what === "delivery" && each.deliveryCount > 1 ? "delivery again" : each.what);
       if (each.what === "delivery") deliver(reader, each, this.#state.step);
       else if (each.what === "gap") miss(reader, each);
       else settledTold(reader, each.seqs);
     }
-    client.receive(told);
-    if (line instanceof Connection) assert.equal(line.end, undefined, "nothing has ended this connection");
-    else this.#lookAtPoll(client, line, reader, told);
+    // What a lost answer brought the client never sees.
+    if (!(line instanceof Poll && line.isLost)) client.receive(told);
+    return told;
   }
 
-  #lookAtPoll(client: Client, poll: Poll, reader: Reader, told: readonly Told[]): void {
+  /** A newer line of the same receiver has ended this one. What the newer poll's own acknowledgement gave back may still have come over it. */
+  #lookAtReplaced(client: Client, older: Connection | Poll | undefined): void {
+    if (!older) return;
+    const told = this.#hear(client, older);
+    const { end } = older;
+    if (older instanceof Connection) assert.deepEqual(end, { code: "replaced" });
+    else assert.equal(end && "status" in end && end.status, told.length > 0 ? 200 : 204, "the answer of a poll that was replaced");
+    if (end && "cursor" in end) pass(this.#reader(client), end.cursor, `cursor ${end.cursor}`);
+  }
+
+  /** What one client was given. */
+  #look(client: Client): void {
+    const { line } = client;
+    if (!line) return;
+    const told = this.#hear(client, line);
+    if (line instanceof Connection) assert.equal(line.end, undefined, "nothing has ended this connection");
+    else this.#lookAtPoll(client, line, told);
+  }
+
+  #lookAtPoll(client: Client, poll: Poll, told: readonly Told[]): void {
     const { end, isLost } = poll;
+    const reader = this.#reader(client);
     if (!end) {
       assert.ok(Date.now() < poll.untilMs, "a poll ends when its time is up");
       assert.ok(poll.resumed || poll.isNew, "a cursor that cannot be continued is answered at once");
@@ -342,8 +369,7 @@ export class World {
     client.line = undefined;
     assert.ok("status" in end, `the poll was refused: ${JSON.stringify(end)}`);
     if (end.status === 200) {
-      const content = told.filter((each) => each.what !== "settled" || each.seqs.length > 0);
-      assert.ok(content.length > 0 || !poll.resumed, "a poll was answered 200 with nothing");
+      assert.ok(told.length > 0 || !poll.resumed, "a poll was answered 200 with nothing");
       this.#learnEpoch(end.epoch);
       assert.equal(end.head, this.#head(client), "the head of the answer");
       pass(reader, end.cursor, `cursor ${end.cursor}`);
@@ -414,9 +440,4 @@ function expected(outcome: Outcome) {
   if ("code" in outcome) return outcome.code;
   const { ttl, copies, refused } = outcome.message;
   return { ttl, recipients: copies.map(({ box }) => box.user), refused: refused.length === 0 ? undefined : refused };
-}
-
-/** A newer line of the same receiver has ended this one. */
-function isReplaced(older: Connection | Poll | undefined): void {
-  if (older) assert.deepEqual(older.end, older instanceof Poll ? { status: 204 } : { code: "replaced" });
 }
