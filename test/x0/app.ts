@@ -12,7 +12,7 @@ import type { Browser, BrowserContext, Page } from "playwright-core";
 import { launchChromium, openContext } from "../support/browser.ts";
 import { type ClientState, x0Client } from "./client.ts";
 
-const APP_HOST = "x0-app.x0.localnet";
+export const APP_HOST = "x0-app.x0.localnet";
 export const MESSAGE_HOST = "x0-msg-server.x0.localnet";
 /** Seen with x0's own page: 108 to 155 ms from a reload to its first poll, for four parts. */
 const PART_MS = 25;
@@ -30,6 +30,8 @@ export interface Shown {
   readonly session: string;
   /** Which load of the page it was. */
   readonly load: number;
+  /** When it was loaded, and the how manieth word of this load it is. */
+  readonly at: readonly [number, number];
   readonly payload: Readonly<Record<string, unknown>>;
   readonly from: string;
 }
@@ -53,6 +55,8 @@ export interface ScriptLine {
 export interface AppOptions {
   /** Where the message server is, seen from here; its port is what the page is told. */
   readonly server: string;
+  /** The application's own; a free one unless said. */
+  readonly port?: number;
   /** The session value of a user's page, asked for at each load. */
   session(user: string): string | Promise<string>;
   /** How long pages work on each message, ms. */
@@ -98,7 +102,7 @@ export class App {
         response.end("{}");
       } else if (pathname === "/") {
         response.writeHead(200, { "Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store" });
-        response.end(this.#html(await options.session(searchParams.get("user") ?? "")));
+        response.end(this.#html(await options.session(searchParams.get("user") ?? ""), searchParams.has("plain") ? undefined : options.script));
       } else response.writeHead(404).end();
     };
     this.#server = options.tls ? createTlsServer(options.tls, handle) : createServer(handle);
@@ -106,7 +110,7 @@ export class App {
 
   static async start(options: AppOptions): Promise<App> {
     const app = new App(options);
-    app.#server.listen(0, "127.0.0.1");
+    app.#server.listen(options.port ?? 0, "127.0.0.1");
     await once(app.#server, "listening");
     // As a network would have it: other hosts, other ports.
     app.#browser = await launchChromium(
@@ -126,8 +130,11 @@ export class App {
     return openContext(this.#browser);
   }
 
-  /** Opens the page as that user, and waits until it receives: it polls, or the script is connected. */
-  async open(context: BrowserContext, user: string): Promise<Tab> {
+  /**
+   * Opens the page as that user, and waits until it receives: it polls, or the script is connected.
+   * @param isPlain  without the script
+   */
+  async open(context: BrowserContext, user: string, isPlain = false): Promise<Tab> {
     const page = await context.newPage();
     const said: string[] = [];
     page.on("console", (message) => {
@@ -152,7 +159,7 @@ export class App {
       // The one that lost may end with the page.
       polling.catch(() => {});
     };
-    await receiving(() => page.goto(`${this.origin}/?user=${encodeURIComponent(user)}`));
+    await receiving(() => page.goto(`${this.origin}/?user=${encodeURIComponent(user)}${isPlain ? "&plain" : ""}`));
     const state = () => page.evaluate(() => (globalThis as unknown as { x0: ClientState }).x0);
     return {
       page,
@@ -187,8 +194,8 @@ export class App {
     this.#server.closeAllConnections();
   }
 
-  #html(session: string): string {
-    const { server, busyMs = 0, script } = this.#options;
+  #html(session: string, script: ScriptLine | undefined): string {
+    const { server, busyMs = 0 } = this.#options;
     const messageServer = `http://${MESSAGE_HOST}:${new URL(server).port}`;
     const options = { server: `${messageServer}/python/MsgHandler.py`, session, busyMs };
     const line = (order: ScriptLine["order"]) =>

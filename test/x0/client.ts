@@ -26,6 +26,8 @@ export interface ClientState {
   polls: number;
   /** It has stopped polling for good. */
   isDeaf: boolean;
+  /** How long it works on each message, ms. */
+  busyMs: number;
 }
 
 /** The scripts of the page: afterwards there are x0's names, and `x0Start`, which `Init` calls when everything is loaded. */
@@ -67,7 +69,7 @@ export function x0Client({ server, session, busyMs }: ClientOptions): void {
   const shown: { payload: Record<string, unknown>; session_src: string }[] = [];
   const given: Record<string, unknown>[] = [];
   const sent: ("sending" | "successful" | "unsuccessful")[] = [];
-  const state: ClientState = { shown, given, sent, polls: 0, isDeaf: false };
+  const state: ClientState = { shown, given, sent, polls: 0, isDeaf: false, busyMs };
   const load = Math.random();
   const page = globalThis as unknown as { sysFactory: Factory };
 
@@ -75,7 +77,13 @@ export function x0Client({ server, session, busyMs }: ClientOptions): void {
   /** Ten pseudo-digits, each 0 to 10. */
   const newName = () => Array.from({ length: 10 }, () => Math.round(Math.random() * 10)).join("");
   /** For the test, on a connection of its own: it is sent even when the page is left in this moment, or works and does nothing else. */
-  const tell = (path: string, what: object) => navigator.sendBeacon(path, JSON.stringify({ session, load, ...what }));
+  let told = 0;
+  const tell = (path: string, what: object) => {
+    told += 1;
+    // At most 64 KiB are sent like that; and they may arrive in another order.
+    const text = JSON.stringify({ session, load, at: [performance.timeOrigin, told], ...what }, (_key, value) => (typeof value === "string" ? value.slice(0, 4_000) : value));
+    navigator.sendBeacon(path, text);
+  };
 
   function sysCallXMLRPC(this: Rpc, url: string): void {
     this.URL = url;
@@ -132,7 +140,7 @@ export function x0Client({ server, session, busyMs }: ClientOptions): void {
   sysAsyncNotifyMsgHandler.prototype.processMsg = function (this: Handler, message: Record<string, unknown>): void {
     given.push(message);
     tell("/given", { message });
-    const until = performance.now() + busyMs;
+    const until = performance.now() + state.busyMs;
     while (performance.now() < until);
     const indicator = page.sysFactory.GlobalAsyncNotifyIndicator;
     const config = { ID: "SYS__GLOBAL_MSG", DisplayHeader: page.sysFactory.getText("TXT.SYS.INDICATOR.NETEVENT") };
