@@ -57,7 +57,10 @@ export interface Asked {
 }
 
 /** One request by hand: `fetch` would not send an `Origin` or a `Host` of ours as it stands. */
-export function ask(server: { readonly url: string }, { method = "POST", path = "/v1/poll", headers = {}, body = { receiver: "r", wait: 0 } }: Asked): Promise<Answer> {
+export function ask(
+  server: { readonly url: string },
+  { method = "POST", path = "/v1/poll", headers = {}, body = { receiver: "r", wait: 0 } }: Asked,
+): Promise<Answer> {
   const text = method === "POST" && path !== "/v1/cookie" ? JSON.stringify(body) : undefined;
   const all: Record<string, string | undefined> = {
     Host: new URL(server.url).host,

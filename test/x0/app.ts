@@ -55,6 +55,8 @@ export interface ScriptLine {
 export interface AppOptions {
   /** Where the message server is, seen from here; its port is what the page is told. */
   readonly server: string;
+  /** One that several applications share, and that is not closed with them. */
+  readonly browser?: Browser;
   /** The application's own; a free one unless said. */
   readonly port?: number;
   /** The session value of a user's page, asked for at each load. */
@@ -80,11 +82,18 @@ export interface Tab {
   send(to: string, text: string, more?: { readonly notes?: string }): Promise<string | undefined>;
 }
 
+/** A browser for which x0's hosts are this machine, and any certificate is good. */
+export async function launchBrowser(): Promise<Browser> {
+  // As a network would have it: other hosts, other ports.
+  return launchChromium(`--host-resolver-rules=MAP ${APP_HOST} 127.0.0.1, MAP ${MESSAGE_HOST} 127.0.0.1`, "--ignore-certificate-errors");
+}
+
 export class App {
   readonly #server: Server;
   readonly #options: AppOptions;
   readonly shown: Shown[] = [];
   readonly given: Given[] = [];
+  readonly #people: BrowserContext[] = [];
   #browser: Browser | undefined;
 
   private constructor(options: AppOptions) {
@@ -112,11 +121,7 @@ export class App {
     const app = new App(options);
     app.#server.listen(options.port ?? 0, "127.0.0.1");
     await once(app.#server, "listening");
-    // As a network would have it: other hosts, other ports.
-    app.#browser = await launchChromium(
-      `--host-resolver-rules=MAP ${APP_HOST} 127.0.0.1, MAP ${MESSAGE_HOST} 127.0.0.1`,
-      ...(options.tls ? ["--ignore-certificate-errors"] : []),
-    );
+    app.#browser = options.browser ?? (await launchBrowser());
     return app;
   }
 
@@ -127,7 +132,9 @@ export class App {
   /** A person's browser of their own. */
   async person(): Promise<BrowserContext> {
     if (!this.#browser) throw new Error("no browser");
-    return openContext(this.#browser);
+    const person = await openContext(this.#browser);
+    this.#people.push(person);
+    return person;
   }
 
   /**
@@ -189,7 +196,8 @@ export class App {
   }
 
   async stop(): Promise<void> {
-    await this.#browser?.close();
+    if (this.#options.browser) await Promise.all(this.#people.map((person) => person.close()));
+    else await this.#browser?.close();
     this.#server.close();
     this.#server.closeAllConnections();
   }

@@ -81,7 +81,9 @@ export function x0Client({ server, session, busyMs }: ClientOptions): void {
   const tell = (path: string, what: object) => {
     told += 1;
     // At most 64 KiB are sent like that; and they may arrive in another order.
-    const text = JSON.stringify({ session, load, at: [performance.timeOrigin, told], ...what }, (_key, value) => (typeof value === "string" ? value.slice(0, 4_000) : value));
+    const text = JSON.stringify({ session, load, at: [performance.timeOrigin, told], ...what }, (_key, value) =>
+      typeof value === "string" ? value.slice(0, 4_000) : value,
+    );
     navigator.sendBeacon(path, text);
   };
 

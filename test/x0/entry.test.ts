@@ -185,7 +185,9 @@ test("[X62] the start says whose pages may: in demo that every page can be any u
     await command.kill();
     return command.output;
   };
-  expect(await said("--x0", "demo")).toMatch(/HANDOVER_X0=demo: whoever reaches this port .* can be any user; so can every page that a browser shows/);
+  expect(await said("--x0", "demo")).toMatch(
+    /HANDOVER_X0=demo: whoever reaches this port .* can be any user; so can every page that a browser shows/,
+  );
   expect(await said("--x0", "demo", "--origins", APP)).not.toMatch(/so can every page/);
   expect(await said("--x0", "registered")).toMatch(/HANDOVER_ORIGINS is not set: x0's pages poll as ever/);
   expect(await said("--x0", "registered", "--origins", APP)).not.toMatch(/HANDOVER_ORIGINS is not set/);

@@ -6,12 +6,12 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
-import type { Page } from "playwright-core";
-import { afterEach, expect, it } from "vitest";
+import type { Browser, Page } from "playwright-core";
+import { afterAll, afterEach, beforeAll, expect, it } from "vitest";
 import { CommandServer, freePort } from "../support/command.ts";
 import { openRelay, type Relay } from "../support/demo.ts";
 import { CHROMIUM, describeWith } from "../support/needs.ts";
-import { App, type Tab } from "./app.ts";
+import { App, launchBrowser, type Tab } from "./app.ts";
 import { FIXED } from "./mode.ts";
 import { eventually, openScene, type Scene, sendTo, stateOf, texts, valuesOf } from "./scripted.ts";
 import { Supervised } from "./supervised.ts";
@@ -19,6 +19,12 @@ import { Supervised } from "./supervised.ts";
 /** How long the server is away, s. The default keeps `npm test` short; the claim is for 60. */
 const OUTAGE_S = Number(process.env.X0_OUTAGE_SECONDS ?? 3);
 const BACK_MS = 5_000;
+
+let browser: Browser;
+beforeAll(async () => {
+  if (CHROMIUM.isThere) browser = await launchBrowser();
+});
+afterAll(() => browser?.close());
 
 const ends: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
@@ -32,7 +38,7 @@ async function folder(): Promise<string> {
 }
 
 async function pages(server: string): Promise<App> {
-  const app = await App.start({ server, session: (user) => `sess-${user}`, script: { order: "after" } });
+  const app = await App.start({ browser, server, session: (user) => `sess-${user}`, script: { order: "after" } });
   ends.push(() => app.stop());
   return app;
 }
@@ -42,6 +48,7 @@ async function behindRelay(): Promise<{ scene: Scene; relay: Relay }> {
   // The address is known before there is a server behind it.
   let relay: Relay | undefined;
   const scene = await openScene(FIXED, {
+    browser,
     script: {
       order: "after",
       get origin() {
@@ -134,7 +141,7 @@ describeWith(CHROMIUM, "x0's page with the script line while its server is resta
 
 describeWith(CHROMIUM, "x0's page with the script line on a bad network", () => {
   it("[X74] nothing is shown twice when the page is loaded again in the moment in which a message arrives", { timeout: 60_000 }, async () => {
-    const scene = await openScene(FIXED);
+    const scene = await openScene(FIXED, { browser });
     ends.push(() => scene.stop());
     const { app, started } = scene;
     const tab = await app.open(await app.person(), "moment");
@@ -142,9 +149,14 @@ describeWith(CHROMIUM, "x0's page with the script line on a bad network", () => 
       const loaded = tab.page.waitForEvent("load");
       // The page leaves while it processes the message: the acknowledgement may have got out or not.
       await tab.page.evaluate(() => {
-        const { FormlistExchangeData: form } = (globalThis as unknown as { objects: Record<string, { RuntimeSetDataFunc(payload: unknown): void }> }).objects;
+        const { FormlistExchangeData: form } = (globalThis as unknown as { objects: Record<string, { RuntimeSetDataFunc(payload: unknown): void }> })
+          .objects;
         const original = form?.RuntimeSetDataFunc;
-        if (form) form.RuntimeSetDataFunc = (payload) => (original?.(payload), location.reload());
+        if (!form) return;
+        form.RuntimeSetDataFunc = (payload) => {
+          original?.(payload);
+          location.reload();
+        };
       });
       await sendTo(started.url, "sess-moment", valuesOf(text));
       await loaded;
@@ -178,5 +190,55 @@ describeWith(CHROMIUM, "x0's page with the script line on a bad network", () => 
     expect(scene.shownTo("cut").map(({ payload }) => payload.Form2)).toEqual(["stays", "leaves"]);
     // A connection that is back at once was not worth a word.
     expect(await notice(tab.page).count()).toBe(0);
+  });
+
+  it("[X75] a send whose answer is lost is made again, with the same name, body and session, and is one message", { timeout: 60_000 }, async () => {
+    const { scene, relay } = await behindRelay();
+    const { app, started } = scene;
+    const tab = await app.open(await app.person(), "lost");
+    const names: (string | null)[] = [];
+    tab.page.on("request", (request) => {
+      const { pathname, searchParams } = new URL(request.url());
+      if (pathname === "/python/MsgHandler.py" && request.method() === "POST") names.push(searchParams.get("a__"));
+    });
+    const { engine } = started.server;
+    const { accepted } = await engine.totals();
+    // Cut when it is on the disk and not answered yet.
+    const { append } = engine;
+    engine.append = async (messages) => {
+      const outcomes = await append.call(engine, messages);
+      relay.cut();
+      engine.append = append;
+      return outcomes;
+    };
+    const sending = tab.send("sess-lost-2", "once");
+    await eventually(() => expect(names.length).toBeGreaterThan(1));
+    expect((await tab.state()).sent).toEqual(["sending"]);
+    relay.mend();
+    expect(await sending).toBe("successful");
+    expect(new Set(names).size).toBe(1);
+    expect((await engine.totals()).accepted - accepted).toBe(1);
+    const other = await app.open(await app.person(), "lost-2");
+    await eventually(async () => expect(await shownIn(other)).toEqual(["once"]));
+  });
+
+  it("[X75] a send that is never answered is unsuccessful after 30 s, and does not turn for ever", { timeout: 60_000 }, async () => {
+    const { scene, relay } = await behindRelay();
+    const { app } = scene;
+    const person = await app.person();
+    // The page's own clock, so that nobody waits.
+    await person.clock.install();
+    const tab = await app.open(person, "never");
+    relay.cut();
+    const failed = tab.page.waitForEvent("requestfailed", (request) => request.url().includes("/python/MsgHandler.py"));
+    const sending = tab.send("sess-never-2", "never");
+    await failed;
+    await person.clock.runFor(20_000);
+    expect((await tab.state()).sent).toEqual(["sending"]);
+    await eventually(async () => {
+      await person.clock.runFor(1_000);
+      expect((await tab.state()).sent).toEqual(["unsuccessful"]);
+    });
+    expect(await sending).toBe("unsuccessful");
   });
 });

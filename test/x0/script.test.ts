@@ -2,20 +2,31 @@
  * x0's page in Chromium with the script line: what it gives beside what the page has without it (page.test.ts).
  * @module
  */
+import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { call, field } from "../../src/testing/wire.ts";
 import { blockWebSocket } from "../support/browser.ts";
 import { CHROMIUM, describeWith } from "../support/needs.ts";
+import { launchBrowser } from "./app.ts";
 import { FIXED, PER_LOAD } from "./mode.ts";
 import { eventually, openScene, type Scene, sendTo, stateOf, texts, valuesOf } from "./scripted.ts";
 import { pollOf, Tab as WireTab } from "./tab.ts";
 
 /** Waits until these were shown in that order, and looks whether anything was shown twice. */
-async function expectShown(shown: () => readonly { readonly payload: Readonly<Record<string, unknown>> }[], wanted: readonly string[]): Promise<void> {
+async function expectShown(
+  shown: () => readonly { readonly payload: Readonly<Record<string, unknown>> }[],
+  wanted: readonly string[],
+): Promise<void> {
   const got = () => shown().map(({ payload }) => payload.Form2);
   await eventually(() => expect(got()).toHaveLength(wanted.length));
   expect(got()).toEqual(wanted);
 }
+
+let browser: Browser;
+beforeAll(async () => {
+  if (CHROMIUM.isThere) browser = await launchBrowser();
+});
+afterAll(() => browser?.close());
 
 describe.each([
   { mode: FIXED, order: "after" },
@@ -24,7 +35,7 @@ describe.each([
   describeWith(CHROMIUM, `x0's page with the script line, ${mode.name}`, () => {
     let scene: Scene;
     beforeAll(async () => {
-      scene = await openScene(mode, { script: { order } });
+      scene = await openScene(mode, { browser, script: { order } });
     });
     afterAll(() => scene.stop());
     const to = (user: string) => mode.address(user);
@@ -33,7 +44,7 @@ describe.each([
     it("[X63] it uses WebSocket, and acknowledges when processMsg has returned, not before", { timeout: 60_000 }, async () => {
       const { app, started } = scene;
       const tab = await open("w1");
-      await tab.page.evaluate("x0.busyMs = 3000");
+      await tab.page.evaluate("x0.busyMs = 1500");
       const id = await sendTo(started.url, to("w1"), valuesOf("slow"));
       await eventually(() => expect(app.given.filter(({ message }) => (message.payload as { Form2: string }).Form2 === "slow")).toHaveLength(1));
       const during: unknown[] = [];
@@ -131,7 +142,8 @@ describe.each([
       const theirs = await app.person();
       const tabs = [await app.open(theirs, "d2"), await app.open(theirs, "d2")];
       for (const text of texts(10, "both")) expect(await one.send(to("d2"), text)).toBe("successful");
-      for (const tab of tabs) await eventually(async () => expect((await tab.state()).shown.map(({ payload }) => payload.Form2)).toEqual(texts(10, "both")));
+      for (const tab of tabs)
+        await eventually(async () => expect((await tab.state()).shown.map(({ payload }) => payload.Form2)).toEqual(texts(10, "both")));
       const plain = await app.open(theirs, "d2", true);
       for (const text of texts(10, "mixed")) expect(await one.send(to("d2"), text)).toBe("successful");
       for (const tab of [...tabs, plain]) {
@@ -166,7 +178,7 @@ describe.each([
 describeWith(CHROMIUM, "what x0's page with the script line is given", () => {
   let scene: Scene;
   beforeAll(async () => {
-    scene = await openScene(FIXED, { flags: { x0AnyKind: "true" } });
+    scene = await openScene(FIXED, { browser, flags: { x0AnyKind: "true" } });
   });
   afterAll(() => scene.stop());
 

@@ -14,7 +14,10 @@ import type { Mode } from "./mode.ts";
 export const eventually = (expectation: () => Promise<void> | void) => vi.waitFor(expectation, { timeout: DEADLINE_MS, interval: 20 });
 
 /** Values for the form of a page, with a text to know them by. */
-export const valuesOf = (text: string) => ({ "dst-object": "FormlistExchangeData", payload: { Form1: false, Form2: text, Form3: "Value2", Form4: "" } });
+export const valuesOf = (text: string) => ({
+  "dst-object": "FormlistExchangeData",
+  payload: { Form1: false, Form2: text, Form3: "Value2", Form4: "" },
+});
 
 export const texts = (count: number, prefix: string) => Array.from({ length: count }, (_, n) => `${prefix} ${n}`);
 
