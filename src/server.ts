@@ -252,7 +252,7 @@ function requireLoopback(config: Config, host: string): void {
   if (config.dev) throw new ConfigError(`Development mode makes a session for whoever asks, so it listens on 127.0.0.1 only, not on ${host}.`);
   if (config.x0 === "demo" && !config.x0Public) {
     throw new ConfigError(
-      `With HANDOVER_X0=demo anybody reads anybody's mail, so it listens on 127.0.0.1 only, not on ${host}. ` +
+      `With HANDOVER_X0=demo anybody can be any user, and read anybody's mail, so it listens on 127.0.0.1 only, not on ${host}. ` +
         "Take HANDOVER_X0=registered, or say HANDOVER_X0_PUBLIC=true if this network is yours alone.",
     );
   }

@@ -136,6 +136,22 @@ describe.each([
       await eventually(async () => expect(await stateOf(started.url, bad)).toBe("acked"));
     });
 
+    it("[X67] what has thrown ten times is dead, and its sender can see it", { timeout: 60_000 }, async () => {
+      const { started } = scene;
+      const token = started.token(to("t2"));
+      const id = await sendTo(started.url, to("t2"), { ...valuesOf("hopeless"), "dst-object": "Nowhere" });
+      // Nine times by another receiver, which does not take its time.
+      for (let n = 0; n < 9; n++) {
+        const { body } = await call(`${started.url}/v1/poll`, { token, body: { receiver: `r${n}`, wait: 5 } });
+        const [delivery] = field(body, "deliveries") as { seq: number; deliveryCount: number }[];
+        expect(delivery?.deliveryCount).toBe(n + 1);
+        const nack = { receiver: `r${n}`, epoch: field(body, "epoch"), cursor: delivery?.seq, nack: [{ seq: delivery?.seq }] };
+        await call(`${started.url}/v1/ack`, { token, body: nack });
+      }
+      await open("t2");
+      await eventually(async () => expect(await stateOf(started.url, id)).toBe("dead"));
+    });
+
     it("[X68] two tabs of one session, and one beside them without the line, all show every message", { timeout: 60_000 }, async () => {
       const { app } = scene;
       const one = await open("d1");

@@ -18,7 +18,7 @@ const EVENTS = ["readystatechange", "load", "error", "timeout", "loadend"];
 
 /** Whether these are a request's method and address. */
 export function isToMessageServer(method: unknown, url: unknown): boolean {
-  return method === "POST" && typeof url === "string" && new URL(url, location.href).pathname.endsWith("/python/MsgHandler.py");
+  return method === "POST" && typeof url === "string" && /\/python\/MsgHandler\.py(\?|$)/.test(url);
 }
 
 /**
