@@ -3,7 +3,7 @@
  * @module
  */
 import { isHashedId, messageOf, X0 } from "../../x0.ts";
-import { connect, type Handover, type Message, type Status } from "../index.ts";
+import { type ClientErrorCode, connect, type Handover, type Message, type Status } from "../index.ts";
 import type { Entry } from "./entry.ts";
 import type { Notice } from "./notice.ts";
 import { finishIndicator, type MsgHandler, sessionValue } from "./page.ts";
@@ -83,7 +83,7 @@ export class Receiving {
       this.#notice.hide();
     } else if (state !== "closed") {
       this.#notice.show(this.#texts.offline);
-      if (state === "offline" && !this.#hasBeenOnline) void this.#doubt();
+      if (state === "offline" && !this.#hasBeenOnline) void this.#doubt(error?.code);
     } else if (this.#hasBeenOnline) {
       console.error("Handover: no messages are received any more:", error);
       this.#notice.show(this.#texts.ended);
@@ -91,12 +91,13 @@ export class Receiving {
   }
 
   /** The first connection does not come about. Where the server is not there either, it is waited for. */
-  async #doubt(): Promise<void> {
+  async #doubt(code: ClientErrorCode | undefined): Promise<void> {
     if (this.#entry.refusal) {
       this.#giveUp(this.#entry.refusal.detail);
       return;
     }
-    this.#doubts = (await this.#entry.isServerThere()) ? this.#doubts + 1 : 0;
+    const isUnanswered = code === "connection-lost" || code === "token-failed";
+    this.#doubts = isUnanswered && (await this.#entry.isServerThere()) ? this.#doubts + 1 : 0;
     if (this.#doubts < MAX_DOUBTS || this.#hasBeenOnline) return;
     this.#giveUp("The server answers x0's polls, but nothing at /v1. What is in front of it must pass on /v1/ and /x0/ too.");
   }
