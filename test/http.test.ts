@@ -631,4 +631,13 @@ describe("HTTP itself", () => {
       expect([answer.status, answer.headers.get("sec-websocket-protocol")], good).toEqual([101, "handover.v1.json"]);
     }
   });
+
+  test("[H103] an offer to go on with another protocol than WebSocket is ignored, and the request answered as it is", async () => {
+    const body = JSON.stringify({ to: { user: "bob" }, type: "t" });
+    const answer = await raw(
+      started.url,
+      `POST /v1/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${SERVICE_CREDENTIAL}\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+    );
+    expect([answer.status, answer.headers.get("upgrade")]).toEqual([201, null]);
+  });
 });
