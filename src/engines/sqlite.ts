@@ -132,6 +132,7 @@ class Sqlite implements SqliteEngine {
   #watchdog: NodeJS.Timeout | undefined;
   #sweepTimer: NodeJS.Timeout | undefined;
   #sweepAtMs = Number.POSITIVE_INFINITY;
+  #isSweeping = false;
   #restTimer: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
   #whenIdle: (() => void) | undefined;
@@ -468,8 +469,15 @@ class Sqlite implements SqliteEngine {
     this.#sweepTimer = setTimeout(() => {
       this.#sweepAtMs = Number.POSITIVE_INFINITY;
       if (this.#now() < dueMs) return this.#sweepBy(dueMs);
-      // A full disk or a store that is closing: what is due stays due.
-      this.sweep().catch(() => this.#sweepBy(this.#now() + 1_000));
+      // One at a time, or steps would gather into one batch and others wait for all of them. The one that is under way says what is due next.
+      if (this.#isSweeping) return;
+      this.#isSweeping = true;
+      this.sweep()
+        // A full disk or a store that is closing: what is due stays due.
+        .catch(() => this.#sweepBy(this.#now() + 1_000))
+        .finally(() => {
+          this.#isSweeping = false;
+        });
     }, sleepMs).unref();
   }
 

@@ -103,7 +103,9 @@ export async function askDeaf(url: string, request: string | Uint8Array): Promis
     socket.write(request, () => resolve());
   });
   const { localPort = 0 } = socket;
-  const place = new RegExp(`^ *\\d+: [0-9A-F]{8}:${localPort.toString(16).toUpperCase().padStart(4, "0")} \\S+ \\S+ [0-9A-F]+:([0-9A-F]+) `, "m");
+  const hex = (number: string | number) => Number(number).toString(16).toUpperCase().padStart(4, "0");
+  // Another connection of this machine may have the same port here, to another one there.
+  const place = new RegExp(`^ *\\d+: [0-9A-F]{8}:${hex(localPort)} [0-9A-F]{8}:${hex(port)} \\S+ [0-9A-F]+:([0-9A-F]+) `, "m");
   return {
     unread: () => Number.parseInt(place.exec(readFileSync("/proc/net/tcp", "utf8"))?.[1] ?? "0", 16),
     leave: () => void socket.destroy(),
