@@ -26,7 +26,7 @@ export interface Shown {
 }
 
 export interface AppOptions {
-  /** Where the message server is, seen from here; its port is what the page is told. */
+  /** Where the message server is, seen from here; its protocol and port are what the page is told. */
   readonly server: string;
   /** The session value of a user's page, asked for at each load. */
   session(user: string): string | Promise<string>;
@@ -85,7 +85,7 @@ export class App {
   /** A person's browser of their own. */
   async person(): Promise<BrowserContext> {
     if (!this.#browser) throw new Error("no browser");
-    return openContext(this.#browser);
+    return openContext(this.#browser, { ignoreHTTPSErrors: true });
   }
 
   /** Opens the page as that user, and waits for its first poll. */
@@ -131,7 +131,8 @@ export class App {
 
   #html(session: string): string {
     const { server, busyMs = 0 } = this.#options;
-    const options = { server: `http://${MESSAGE_HOST}:${new URL(server).port}/python/MsgHandler.py`, session, busyMs };
+    const { protocol, port } = new URL(server);
+    const options = { server: `${protocol}//${MESSAGE_HOST}:${port}/python/MsgHandler.py`, session, busyMs };
     return `<!doctype html><title>x0</title><body>
       <input id="to"><button id="send">Send</button><input id="Form1" type="checkbox"><input id="Form2"><input id="Form3" value="Value2"><textarea id="Form4"></textarea><div id="notices"></div>
       <script>(${x0Client.toString()})(${JSON.stringify(options).replaceAll("<", "\\u003c")})</script>`;
