@@ -73,6 +73,8 @@ export interface SqliteEngine extends Engine {
   unsettled(): Promise<readonly Addressed[]>;
   /** Commits, each with its sync, since it was opened. */
   readonly commits: number;
+  /** Messages, and keys of messages, that were found damaged on the disk since it was opened: each has a line in the log, and no receiver. */
+  readonly damages: number;
 }
 
 /** A timer sleeps no longer than this, so that a clock that is set anew does no harm. */
@@ -112,6 +114,7 @@ class Sqlite implements SqliteEngine {
   readonly name = "sqlite";
   readonly supports = { durable: "power", manyNodes: false, topic: true, takeBack: true, state: true, receipts: false } as const;
   commits = 0;
+  damages = 0;
 
   readonly #workerOptions: WorkerOptions;
   readonly #commitTimeoutMs: number;
@@ -385,7 +388,8 @@ class Sqlite implements SqliteEngine {
         if (message.more) this.#restSoon(REST_STEP_MS);
         return;
       case "failed":
-        this.#fail(`The store cannot be written any more (${message.message}).`);
+        if (message.isDamaged) this.#end(new HandoverError("store-unavailable", message.message));
+        else this.#fail(`The store cannot be written any more (${message.message}).`);
         return;
       case "closed":
         this.#state = "closed";
@@ -397,6 +401,7 @@ class Sqlite implements SqliteEngine {
   #finish(message: Extract<FromWorker, { kind: "done" }>): void {
     const batch = this.#sent ?? [];
     this.#sent = undefined;
+    this.damages = message.damages;
     clearTimeout(this.#watchdog);
     // The next batch first: the worker shall not wait while the results of this one are handed out.
     this.#flush();
@@ -497,15 +502,15 @@ class Sqlite implements SqliteEngine {
 
   /** The end of this engine: what is on the disk can be trusted, what will be written cannot. */
   #fail(what: string, cause?: unknown): void {
+    const todo = `This process must stop and be started again when the disk of ${this.#workerOptions.dir} is in order; nothing that was accepted is lost.`;
+    this.#end(new HandoverError("store-unavailable", `${what} ${todo}`, { cause }));
+  }
+
+  #end(error: HandoverError): void {
     if (this.#state === "failed" || this.#state === "closed") return;
     this.#state = "failed";
     this.#stopTimers();
     this.#worker?.unref();
-    const error = new HandoverError(
-      "store-unavailable",
-      `${what} This process must stop and be started again when the disk of ${this.#workerOptions.dir} is in order; nothing that was accepted is lost.`,
-      { cause },
-    );
     const asked = [...(this.#sent ?? []), ...this.#queue];
     this.#sent = undefined;
     this.#queue = [];

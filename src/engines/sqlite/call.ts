@@ -138,11 +138,13 @@ export type FromWorker =
       readonly wrote: boolean;
       /** From the transaction's beginning to its end on the disk. */
       readonly durationMs: number;
+      /** Damaged messages found since the store was opened. */
+      readonly damages: number;
       readonly log: readonly string[];
     }
   /** Upkeep of the file was done as far as one step goes. */
   | { readonly kind: "rested"; readonly more: boolean; readonly log: readonly string[] }
-  | { readonly kind: "failed"; readonly message: string; readonly log: readonly string[] }
+  | { readonly kind: "failed"; readonly message: string; readonly isDamaged: boolean; readonly log: readonly string[] }
   | { readonly kind: "closed" };
 
 export interface WorkerOptions {

@@ -5,8 +5,10 @@
  */
 import { parentPort, workerData } from "node:worker_threads";
 import type { Batch, FromWorker, Op, Result, ToWorker, WorkerOptions } from "./call.ts";
+import { Mark } from "./mark.ts";
+import { damaged, openDatabase } from "./open.ts";
 import { Reserve } from "./reserve.ts";
-import { CannotOpen, type Db, openDatabase, sqliteCode, text } from "./schema.ts";
+import { CannotOpen, Damaged, type Db, isDamage, sqliteCode, text } from "./schema.ts";
 import { Store } from "./store.ts";
 
 /** Pages in the write-ahead log from which on they are written back into the database file. */
@@ -34,6 +36,7 @@ class Desk {
   readonly #store: Store;
   readonly #reserve: Reserve;
   readonly #log: string[] = [];
+  readonly #mark: Mark;
   readonly #look: { all(): unknown[] };
   #batches = 0;
   #hasShrunk = false;
@@ -41,6 +44,7 @@ class Desk {
   constructor(db: Db, options: WorkerOptions) {
     this.#db = db;
     this.#store = new Store(db, options);
+    this.#mark = new Mark(options.dir, this.#store);
     this.#reserve = new Reserve(options.dir, options.reserveBytes);
     this.#look = db.prepare("PRAGMA wal_checkpoint(NOOP)");
     if (!this.#reserve.restore()) this.#log.push(`The disk of ${options.dir} is full: new messages are refused until there is room again.`);
@@ -65,9 +69,10 @@ class Desk {
         this.#store.begin(batch.nowMs);
         const results = batch.ops.map((op, place) => this.#one(op, place, level, apart));
         this.#store.commit();
-        const { happenings, dueMs, wrote, log } = this.#store;
+        const { happenings, dueMs, wrote, log, damages } = this.#store;
+        if (wrote) this.#mark.note(this.#store.commits);
         const durationMs = performance.now() - startedAtMs;
-        return { kind: "done", results, happenings, dueMs, wrote, durationMs, log: [...this.takeLog(), ...log] };
+        return { kind: "done", results, happenings, dueMs, wrote, durationMs, damages, log: [...this.takeLog(), ...log] };
       } catch (thrown) {
         this.#store.rollback();
         if (isFull(thrown)) {
@@ -79,6 +84,7 @@ class Desk {
               dueMs: null,
               wrote: false,
               durationMs: 0,
+              damages: this.#store.damages,
               log: this.takeLog(),
             };
           if (level === 0) this.#log.push("The disk is full: new messages are refused until there is room again. Acknowledgements go on.");
@@ -140,6 +146,7 @@ class Desk {
 
   close(): void {
     this.#db.close();
+    this.#mark.close();
   }
 }
 
@@ -149,6 +156,7 @@ function isFull(thrown: unknown): boolean {
 
 /** Whether an error comes from what was asked, and not from the store. */
 function isOfTheOp(thrown: unknown): boolean {
+  if (thrown instanceof Damaged) return false;
   const code = sqliteCode(thrown);
   return code === undefined || /^SQLITE_(CONSTRAINT|TOOBIG|MISMATCH|RANGE)/.test(code);
 }
@@ -184,7 +192,9 @@ function serve(port: NonNullable<typeof parentPort>, options: WorkerOptions): vo
       }
     } catch (thrown) {
       // From here on nothing is carried out any more: what the disk holds is what was answered, and perhaps the batch that failed.
-      say({ kind: "failed", message: `${sqliteCode(thrown) ?? "error"}: ${text(thrown)}`, log: desk.takeLog() });
+      const isRot = isDamage(thrown);
+      const message = isRot ? damaged(options.dir, text(thrown)).message : `${sqliteCode(thrown) ?? "error"}: ${text(thrown)}`;
+      say({ kind: "failed", message, isDamaged: isRot, log: desk.takeLog() });
       port.close();
     }
   });

@@ -1,0 +1,51 @@
+/** Rot: a disk that gives back something else than was written, in the files of a store that was closed and of one that was killed. */
+import { cpSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { count, patience, randomOf, report, SEED } from "./report.ts";
+import { hurt, judge, Looker, makeStore, type Outcome, type Truth } from "./rot.ts";
+
+const MUTANTS = count(60, 500);
+let dir = "";
+const looker = new Looker();
+beforeAll(() => {
+  dir = mkdtempSync(join(tmpdir(), "handover-rot-"));
+});
+afterAll(() => {
+  looker.end();
+  rmSync(dir, { recursive: true, force: true });
+});
+
+test(
+  "[D5] of damaged files nothing wrong is delivered, nothing to anybody else, and no damage goes unsaid: dead letter and log line, or no start and what to do",
+  async () => {
+    const random = randomOf(SEED);
+    const stores: [string, Truth][] = [];
+    for (const kind of ["closed", "killed"]) stores.push([kind, await makeStore(join(dir, kind), kind === "killed")]);
+    const outcomes = new Map<Outcome, number>();
+    const wrong: string[] = [];
+    for (let mutant = 0; mutant < MUTANTS; mutant += 1) {
+      const [kind, truth] = stores[mutant % 2] ?? [];
+      if (!kind || !truth) throw new Error("no store");
+      const copy = join(dir, "mutant");
+      cpSync(join(dir, kind), copy, { recursive: true });
+      const how = hurt(copy, random);
+      // A process that stops because of the damage is started again: it must come to an end of that.
+      const got = new Set<string>();
+      for (let start = 1; ; start += 1) {
+        const [outcome, example] = judge(truth, await looker.look(copy), got);
+        if (outcome === "stopped" && start < 3) continue;
+        outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
+        if (!["unharmed", "quarantined", "refused"].includes(outcome))
+          wrong.push(`mutant ${mutant} of seed ${SEED} (${kind}; ${how}), start ${start}: ${outcome}: ${example}`);
+        break;
+      }
+      rmSync(copy, { recursive: true });
+    }
+    report("R4", "rot", { seed: SEED, mutants: MUTANTS, ...Object.fromEntries(outcomes) });
+    expect(wrong).toEqual([]);
+    for (const outcome of ["unharmed", "quarantined", "refused"] as const) expect(outcomes.get(outcome), outcome).toBeGreaterThan(0);
+  },
+  patience(MUTANTS, 2_000),
+);
