@@ -1,9 +1,10 @@
 /**
- * A process of its own that looks into damaged stores: one folder a line on its input, one {@link Finding} a line on its output. A store that
- * makes the process crash or hang ends this one, and not the tests.
+ * A process of its own that opens damaged stores, and repairs them: `look <folder>` or `repair <folder>` a line on its input, one {@link Finding}
+ * or {@link Repair} a line on its output. A store that makes the process crash or hang ends this one, and not the tests.
  */
 import { createInterface } from "node:readline";
 import type { Attachment, Entry, Totals } from "../../src/engine.ts";
+import { examineFolder, repair } from "../../src/engines/sqlite/doctor.ts";
 import { sqliteEngine } from "../../src/engines/sqlite.ts";
 import type { SessionId, UserId } from "../../src/protocol.ts";
 import { makeMessage } from "../engines/message.ts";
@@ -19,7 +20,23 @@ export interface Finding {
   /** What was refused while it was open. */
   readonly errors: readonly string[];
   readonly log: readonly string[];
+  /** Damaged messages that it counted. */
+  readonly damages: number;
   readonly totals?: Totals;
+}
+
+/** What the doctor said of a store. */
+export interface Repair {
+  readonly findings: readonly string[];
+  /** It says that commits are missing, acknowledgements perhaps among them. */
+  readonly misses: boolean;
+  readonly saved: number;
+  /** Messages that it names as lost: `user id`, the user `?` where it cannot be told. */
+  readonly lost: readonly string[];
+  /** How many are lost in all; null when that cannot be told. */
+  readonly missing: number | null;
+  /** Why it could not repair it. */
+  readonly refused?: string;
 }
 
 export const USERS = ["alice", "bob", "carol", "dave", "erin"] as const;
@@ -37,7 +54,7 @@ async function look(dir: string): Promise<Finding> {
       failed = cause.message;
     });
   } catch (thrown) {
-    return { handed, refused: messageOf(thrown), errors, log };
+    return { handed, refused: messageOf(thrown), errors, log, damages: 0 };
   }
   const attempt = async <T>(what: Promise<T>): Promise<T | undefined> => {
     try {
@@ -62,7 +79,20 @@ async function look(dir: string): Promise<Finding> {
   }
   const totals = await attempt(engine.totals());
   await attempt(engine.close());
-  return { handed, ...(failed === undefined ? {} : { failed }), errors, log, ...(totals ? { totals } : {}) };
+  return { handed, ...(failed === undefined ? {} : { failed }), errors, log, damages: engine.damages, ...(totals ? { totals } : {}) };
+}
+
+function mend(dir: string): Repair {
+  let found = { findings: [] as readonly string[], misses: false };
+  try {
+    const diagnosis = examineFolder(dir);
+    found = { findings: diagnosis.findings, misses: diagnosis.misses };
+    const { salvaged } = repair(dir, diagnosis);
+    const lost = salvaged.lost.map(({ message, user }) => `${user ?? "?"} ${message}`);
+    return { ...found, saved: salvaged.taken.unsettled, lost, missing: salvaged.missing ?? null };
+  } catch (thrown) {
+    return { ...found, saved: 0, lost: [], missing: null, refused: messageOf(thrown) };
+  }
 }
 
 async function readAll(desk: Attachment, session: string): Promise<Entry[]> {
@@ -80,5 +110,8 @@ function messageOf(thrown: unknown): string {
 }
 
 if (process.argv[1]?.endsWith("rotten.ts") && process.send === undefined) {
-  for await (const dir of createInterface({ input: process.stdin })) process.stdout.write(`${JSON.stringify(await look(dir))}\n`);
+  for await (const line of createInterface({ input: process.stdin })) {
+    const [, what = "", dir = ""] = /^(look|repair) (.*)$/.exec(line) ?? [];
+    process.stdout.write(`${JSON.stringify(what === "repair" ? mend(dir) : await look(dir))}\n`);
+  }
 }

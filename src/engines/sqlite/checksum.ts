@@ -31,6 +31,11 @@ export function checksumOfDelivery(row: CheckedDelivery, user: string, eventChec
   );
 }
 
+/** Whether a delivery that is unsettled is what was written for this user. */
+export function isIntact(row: CheckedDelivery & { readonly checksum: number | null; readonly event_checksum: number | null }, user: string): boolean {
+  return checksumOfDelivery(row, user, row.event_checksum) === row.checksum;
+}
+
 /** The columns of a mailbox's row that its checksum covers. */
 export const MAILBOX_COLUMNS = "id, user, head, count, bytes, forgotten, holds";
 

@@ -61,6 +61,11 @@ export class Log {
     if (salts.compare(salts, 8, 16, 0, 8) === 0) salts.copy(this.#head, 16, 0, 8);
   }
 
+  /** How many frames there are, those of an earlier run included. */
+  get length(): number {
+    return this.#frames;
+  }
+
   /** All frames of this log's run, in order; those of an earlier run, which were not yet overwritten, are left out. */
   *frames(): Generator<Frame> {
     const length = FRAME_HEAD_BYTES + this.pageSize;

@@ -2,9 +2,10 @@
  * Opens the database file of a data folder: one owner, durable from the directory entry on, of a version that this program knows.
  * @module
  */
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, statSync } from "node:fs";
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import Database from "better-sqlite3";
+import { markFile, readMark } from "./mark.ts";
 import { CannotOpen, checkVersion, type Db, databaseFile, isDamage, MIGRATIONS, migrate, sqliteCode, text } from "./schema.ts";
 import { commitsMissing, damageOfLogIn, damageOfMailboxes, damageOfPages, openReadOnly } from "./verify.ts";
 
@@ -25,12 +26,28 @@ export function openDatabase(dir: string): Db {
       `The data folder ${folder} cannot be made: ${text(cause)}. Choose another folder or give this user the right to write there.`,
     );
   }
-  const isNew = !existsSync(file) || statSync(file).size === 0;
-  let db: Db | undefined;
+  const isNew = isAbsent(file);
   try {
-    if (!isNew) look(folder, file);
-    // No waiting for a lock: whoever holds it keeps it as long as it lives.
-    db = new Database(file, { timeout: 0 });
+    if (isNew) lookForMissing(folder);
+    else look(folder, file);
+    const db = makeDatabase(file, folder);
+    if (isNew) syncFolder(folder);
+    return db;
+  } catch (cause) {
+    throw cannotOpen(cause, folder, file);
+  }
+}
+
+/**
+ * Opens a database file as its only owner, made and brought to the newest version where that is needed.
+ * @param folder  its data folder, for what is said
+ * @throws CannotOpen | SqliteError
+ */
+export function makeDatabase(file: string, folder: string): Db {
+  const isNew = isAbsent(file);
+  // No waiting for a lock: whoever holds it keeps it as long as it lives.
+  const db = new Database(file, { timeout: 0 });
+  try {
     db.pragma("locking_mode = EXCLUSIVE");
     if (isNew) db.pragma("auto_vacuum = INCREMENTAL");
     // With EXCLUSIVE, this takes the lock on the file; it goes with the process, however that ends.
@@ -43,12 +60,24 @@ export function openDatabase(dir: string): Db {
     db.pragma("cache_size = -65536");
     db.pragma("temp_store = MEMORY");
     migrate(db, folder);
-    if (isNew) syncFolder(folder);
     return db;
   } catch (cause) {
-    db?.close();
-    throw cannotOpen(cause, folder, file);
+    db.close();
+    throw cause;
   }
+}
+
+/** Whether there is no database, or one in which nothing was ever written. */
+export function isAbsent(file: string): boolean {
+  return (statSync(file, { throwIfNoEntry: false })?.size ?? 0) === 0;
+}
+
+/** A store that was there is not begun anew in silence. @throws CannotOpen */
+function lookForMissing(folder: string): void {
+  const commits = readMark(folder)?.commits ?? 0;
+  if (commits === 0) return;
+  const what = `after ${commits} commits its database handover.db is not there, or empty (who wants to begin with an empty store removes ${markFile(folder)})`;
+  throw damaged(folder, what);
 }
 
 /**
@@ -57,7 +86,7 @@ export function openDatabase(dir: string): Db {
  */
 function look(folder: string, file: string): void {
   const ofLog = damageOfLogIn(folder);
-  const { db, close } = openReadOnly(folder);
+  const { db, close } = openReadOnly(file);
   try {
     const version = checkVersion(db, folder);
     if (ofLog) throw damaged(folder, ofLog);
@@ -81,7 +110,8 @@ export function damaged(folder: string, what: string): CannotOpen {
   );
 }
 
-function cannotOpen(cause: unknown, folder: string, file: string): CannotOpen {
+/** Why a store could not be opened, in a sentence for the operator. */
+export function cannotOpen(cause: unknown, folder: string, file: string): CannotOpen {
   if (cause instanceof CannotOpen) return cause;
   const code = sqliteCode(cause) ?? "";
   if (code.startsWith("SQLITE_BUSY") || code.startsWith("SQLITE_LOCKED")) {

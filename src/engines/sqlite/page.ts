@@ -5,7 +5,7 @@
  */
 import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
 import { type Frame, Log } from "./log.ts";
-import { databaseFile } from "./schema.ts";
+import { databaseFile, MIGRATIONS } from "./schema.ts";
 
 /** The page size of all our stores; so the head of a damaged file need not be believed. */
 export const PAGE_BYTES = 4_096;
@@ -31,7 +31,7 @@ interface Version {
 
 /** The pages of a store that may be damaged: its file, overlaid with its log. */
 export class Pages {
-  readonly #file: number;
+  readonly #file: number | undefined;
   readonly #fileSize: number;
   readonly #logged = new Map<number, Buffer>();
   readonly #doubtful = new Map<number, Buffer>();
@@ -40,10 +40,13 @@ export class Pages {
   /** @param takesTail  whether commits are known to be missing: then the end of the log counts, though its commit cannot be read */
   constructor(dir: string, takesTail: boolean) {
     const file = databaseFile(dir);
-    this.#file = openSync(file, "r");
-    this.#fileSize = fstatSync(this.#file).size;
+    // Without the file, there is what the log has.
+    this.#file = existsSync(file) ? openSync(file, "r") : undefined;
+    this.#fileSize = this.#file === undefined ? 0 : fstatSync(this.#file).size;
     if (existsSync(`${file}-wal`)) this.#readLog(`${file}-wal`, takesTail);
-    this.count = Math.max(Math.ceil(this.#fileSize / PAGE_BYTES), ...this.#logged.keys(), ...this.#doubtful.keys());
+    let count = Math.ceil(this.#fileSize / PAGE_BYTES);
+    for (const pages of [this.#logged, this.#doubtful]) for (const page of pages.keys()) count = Math.max(count, page);
+    this.count = count;
   }
 
   #readLog(file: string, takesTail: boolean): void {
@@ -60,8 +63,10 @@ export class Pages {
     };
     try {
       if (log.pageSize !== PAGE_BYTES) return;
+      const most = Math.ceil(this.#fileSize / PAGE_BYTES) + log.length;
       for (const { page, isWhole, bytes, pages } of log.frames()) {
-        pending.push({ page, isWhole, bytes: Buffer.from(bytes) });
+        // A number that cannot be is a damaged one.
+        if (page <= most) pending.push({ page, isWhole, bytes: Buffer.from(bytes) });
         if (pages > 0 && isWhole) take();
       }
       if (takesTail) take();
@@ -83,33 +88,55 @@ export class Pages {
   read(page: number): Buffer | undefined {
     const logged = this.#logged.get(page);
     if (logged) return logged;
+    if (this.#file === undefined || page < 1 || page * PAGE_BYTES > this.#fileSize) return undefined;
     const bytes = Buffer.alloc(PAGE_BYTES);
-    const isThere =
-      page > 0 && page * PAGE_BYTES <= this.#fileSize && readSync(this.#file, bytes, 0, PAGE_BYTES, (page - 1) * PAGE_BYTES) === PAGE_BYTES;
-    return isThere ? bytes : undefined;
+    return readSync(this.#file, bytes, 0, PAGE_BYTES, (page - 1) * PAGE_BYTES) === PAGE_BYTES ? bytes : undefined;
+  }
+
+  /** The version of the schema, as the file's head says it; undefined when that cannot be. */
+  get version(): number | undefined {
+    const version = this.read(1)?.readUInt32BE(60) ?? 0;
+    return version > 0 && version <= MIGRATIONS.length ? version : undefined;
   }
 
   close(): void {
-    closeSync(this.#file);
+    if (this.#file !== undefined) closeSync(this.#file);
   }
 
-  /** Which tree each page belongs to: by the way down from the roots, and, where that is broken, by the pointer map. */
+  /**
+   * Which tree each page belongs to. What an inner page and the pointer map say alike comes first; then what only one of the two says, since
+   * the other may be what is damaged. Pages that were given back belong to none: what lies there is over.
+   */
   trees(roots: readonly number[]): Map<number, number> {
     const treeOf = new Map<number, number>();
-    const visit = (first: number, root: number) => {
+    const visit = (first: number, root: number, isSure: boolean) => {
       const waiting = [first];
       for (let page = waiting.pop(); page !== undefined; page = waiting.pop()) {
-        if (treeOf.has(page) || page < 1 || page > this.count) continue;
+        if (page < 1 || page > this.count || (treeOf.has(page) && page !== first)) continue;
         treeOf.set(page, root);
-        for (const { bytes } of this.versions(page)) waiting.push(...childrenOf(page, bytes));
+        for (const child of this.#children(page)) if (!isSure || this.#parentOf(child) === page) waiting.push(child);
       }
     };
-    for (const root of roots) visit(root, root);
+    for (const root of roots) visit(root, root, true);
+    for (const [page, root] of [...treeOf]) visit(page, root, false);
     for (let page = 2; page <= this.count; page += 1) {
       const root = treeOf.has(page) ? undefined : this.#rootByMap(page, treeOf);
-      if (root !== undefined) visit(page, root);
+      if (root !== undefined) visit(page, root, false);
     }
     return treeOf;
+  }
+
+  #children(page: number): number[] {
+    return this.versions(page).flatMap(({ bytes }) => childrenOf(page, bytes));
+  }
+
+  /** What the pointer map says: the page above, 0 for a root, undefined for a page of no tree, or where the map cannot be read. */
+  #parentOf(page: number): number | undefined {
+    const map = mapOf(page);
+    const entry = 5 * (page - map - 1);
+    const bytes = entry < 0 || entry + 5 > PAGE_BYTES ? undefined : this.read(map);
+    if (bytes?.[entry] === MAP_ROOT) return 0;
+    return bytes?.[entry] === MAP_CHILD ? bytes.readUInt32BE(entry + 1) : undefined;
   }
 
   #rootByMap(page: number, treeOf: ReadonlyMap<number, number>): number | undefined {
@@ -118,13 +145,10 @@ export class Pages {
     for (let depth = 0; depth < 20; depth += 1) {
       const known = treeOf.get(at);
       if (known !== undefined) return known;
-      const map = mapOf(at);
-      const entry = 5 * (at - map - 1);
-      const bytes = this.read(map);
-      if (!bytes || entry < 0 || entry + 5 > PAGE_BYTES) return undefined;
-      if (bytes[entry] === MAP_ROOT) return at;
-      if (bytes[entry] !== MAP_CHILD) return undefined;
-      at = bytes.readUInt32BE(entry + 1);
+      const parent = this.#parentOf(at);
+      if (parent === undefined) return undefined;
+      if (parent === 0) return at;
+      at = parent;
     }
     return undefined;
   }

@@ -8,7 +8,7 @@ import Database from "better-sqlite3";
 import { ENDINGS } from "./call.ts";
 import { checksumOfDelivery, checksumOfKey, checksumOfMailbox } from "./checksum.ts";
 import { Pages, type Value } from "./page.ts";
-import { type Db, migrate } from "./schema.ts";
+import { CHECKSUMS_SINCE, type Db, MIGRATIONS, migrate } from "./schema.ts";
 
 /** What was taken over, and what was not. */
 export interface Salvaged {
@@ -17,7 +17,7 @@ export interface Salvaged {
   readonly lost: readonly { readonly message: string; readonly user: string | undefined }[];
   /** Events of which nothing says any more for whom they are. */
   readonly unaddressed: readonly string[];
-  /** How many messages more were unsettled, by the old store's own count; undefined when that cannot be read. */
+  /** How many more were unsettled, by the old store's own count, those above included; undefined when that cannot be read, or commits are missing. */
   readonly missing: number | undefined;
   readonly unreadableCells: number;
 }
@@ -30,12 +30,12 @@ const USERS_INDEX = "sqlite_autoindex_mailboxes_1";
 /**
  * @param dir        the damaged store's folder; nothing in it is changed
  * @param into       a new store, empty
- * @param takesTail  commits are known to be missing: what is at the end of the log counts, as far as it can be read
+ * @param misses  commits are known to be missing: what is at the end of the log counts, as far as it can be read
  */
-export function salvage(dir: string, into: Db, takesTail: boolean): Salvaged {
-  const pages = new Pages(dir, takesTail);
+export function salvage(dir: string, into: Db, misses: boolean): Salvaged {
+  const pages = new Pages(dir, misses);
   try {
-    return into.transaction(() => new Salvage(pages, into).run())();
+    return into.transaction(() => new Salvage(pages, into, misses).run())();
   } finally {
     pages.close();
   }
@@ -60,12 +60,18 @@ class Salvage {
   readonly #pagesOf = new Map<number, number[]>();
   readonly #roots = rootsOfAll();
   readonly #lost: Salvaged["lost"][number][] = [];
+  readonly #misses: boolean;
+  readonly #hasChecksums: boolean;
   #unreadableCells = 0;
 
-  constructor(pages: Pages, into: Db) {
+  constructor(pages: Pages, into: Db, misses: boolean) {
+    this.#misses = misses;
     this.#pages = pages;
     this.#into = into;
-    for (const [page, root] of pages.trees([...this.#roots.values()])) this.#pagesOf.set(root, [...(this.#pagesOf.get(root) ?? []), page]);
+    for (const root of this.#roots.values()) this.#pagesOf.set(root, []);
+    for (const [page, root] of pages.trees([...this.#roots.values()])) this.#pagesOf.get(root)?.push(page);
+    // What was written before there were checksums has none; a head that cannot be read says nothing of that kind.
+    this.#hasChecksums = (pages.version ?? MIGRATIONS.length) >= CHECKSUMS_SINCE;
   }
 
   run(): Salvaged {
@@ -80,7 +86,7 @@ class Salvage {
     const count = (sql: string) => Number(this.#into.prepare(sql).pluck().get());
     const unsettled = count("SELECT count(*) FROM deliveries WHERE ending IS NULL");
     const before = totals.get("unsettled");
-    const missing = typeof before === "number" ? Math.max(0, before - unsettled) : undefined;
+    const missing = typeof before === "number" && !this.#misses ? Math.max(0, before - unsettled) : undefined;
     this.#totals(totals, unsettled, missing ?? 0);
     return {
       taken: {
@@ -124,8 +130,7 @@ class Salvage {
         forgotten: Number(forgotten),
         holds: Number(holds),
       };
-      // A store of an older version has no checksums yet.
-      if (checksum === undefined || checksumOfMailbox(box) === checksum) add.run(rowid, user, box.head, box.forgotten);
+      if (!this.#hasChecksums || checksumOfMailbox(box) === checksum) add.run(rowid, user, box.head, box.forgotten);
     }
     // The names stand in an index, too. Whether they are right is seen from the checksums of what is in the mailbox.
     for (const { values } of this.#rows(USERS_INDEX, 2)) {
@@ -167,7 +172,7 @@ class Salvage {
         ending === null &&
         user !== undefined &&
         eventChecksum !== undefined &&
-        (checksum === undefined || checksumOfDelivery(row, user, eventChecksum) === checksum);
+        (!this.#hasChecksums || checksumOfDelivery(row, user, eventChecksum) === checksum);
       if (!isEnded && !isWaiting) {
         lost.set(name, { message, user });
         continue;
@@ -222,7 +227,7 @@ class Salvage {
       const [source, key, hash, accepted, dueMs, checksum] = values;
       if (![source, key, hash, accepted].every((each) => typeof each === "string") || typeof dueMs !== "number") continue;
       const right = checksumOfKey(String(source), String(key), String(hash), String(accepted), dueMs);
-      if (checksum === undefined || checksum === right) taken += add.run(source, key, hash, accepted, dueMs, right).changes;
+      if (!this.#hasChecksums || checksum === right) taken += add.run(source, key, hash, accepted, dueMs, right).changes;
     }
     return taken;
   }

@@ -79,6 +79,9 @@ export const MIGRATIONS: readonly string[] = [
   `,
 ];
 
+/** The version whose rows have checksums. */
+export const CHECKSUMS_SINCE = 4;
+
 /** Why a store cannot be opened: a sentence for the operator. */
 export class CannotOpen extends Error {}
 
@@ -97,10 +100,12 @@ export function checkVersion(db: Db, folder: string): number {
   if (typeof version !== "number") throw new CannotOpen(`The store in ${folder} has no version.`);
   const isEmpty = db.prepare("SELECT count(*) FROM sqlite_schema").pluck().get() === 0;
   if (!isEmpty && application !== APPLICATION)
-    throw new CannotOpen(`${databaseFile(folder)} is not a store of Handover. Choose another data folder.`);
+    throw new CannotOpen(
+      `The database of ${folder} is not a store of Handover. Choose another data folder; if it was one, \`handover doctor --data ${folder}\` looks at it.`,
+    );
   if (version > MIGRATIONS.length)
     throw new CannotOpen(
-      `The store in ${folder} has version ${version}; this program knows versions up to ${MIGRATIONS.length}. Run the newer Handover that wrote it, or choose another data folder.`,
+      `The store in ${folder} has version ${version}; this program knows versions up to ${MIGRATIONS.length}. Run the newer Handover that wrote it, or choose another data folder; if there was none, \`handover doctor --data ${folder}\` looks at it.`,
     );
   return version;
 }

@@ -38,6 +38,8 @@ export const SQL = {
   endDelivery:
     "UPDATE deliveries SET seq = ?, event = ?, ending = ?, ended_ms = ?, due_ms = ?, reason = ?, checksum = NULL WHERE message = ? AND mailbox = ?",
   moveDelivery: "UPDATE deliveries SET seq = ?, attempts = ?, due_ms = ?, checksum = ? WHERE message = ? AND mailbox = ?",
+  /** Where a damaged row cannot say how much goes with it. */
+  bytesOfOthers: `SELECT coalesce(sum(bytes), 0) AS bytes FROM deliveries WHERE mailbox = ${INT} AND ending IS NULL AND message <> ${TEXT}`,
   /** All recipients have settled: from now on the rows of the message may be purged. */
   releaseDeliveries: "UPDATE deliveries SET due_ms = CASE ending WHEN 'dead' THEN ? ELSE ? END WHERE message = ? AND ending IS NOT NULL",
   dropDelivery: "DELETE FROM deliveries WHERE message = ? AND mailbox = ?",
@@ -144,6 +146,7 @@ type Rows = {
   readEvent: { event: string; checksum: number };
   useEvent: { unsettled: number; dead: number };
   buryEvent: { unsettled: number; dead: number };
+  bytesOfOthers: { bytes: number };
   atSeq: DeliveryRow;
   upto: DeliveryRow;
   ofTopic: DeliveryRow;

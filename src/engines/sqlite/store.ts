@@ -29,7 +29,7 @@ import {
   type UnsettledRow,
   type WorkerOptions,
 } from "./call.ts";
-import { type CheckedDelivery, checksumOfDelivery, checksumOfKey } from "./checksum.ts";
+import { checksumOfDelivery, checksumOfKey, isIntact } from "./checksum.ts";
 import { mergeGaps } from "./gap.ts";
 import { HoldBook } from "./hold.ts";
 import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
@@ -472,7 +472,7 @@ export class Store {
     const isSound = isIntact(row, box.user);
     if (!isSound && reason !== DAMAGED) this.#sayDamaged(damageOf(row));
     const event = isSound ? row.event : null;
-    if (isSound) box.bytes -= row.bytes;
+    box.bytes = isSound ? box.bytes - row.bytes : (this.#run.bytesOfOthers.get(row.mailbox, row.message)?.bytes ?? 0);
     this.#ledger.count(UNSETTLED, -1);
     this.#ledger.count(FIRST_ENDING + ending, 1);
     const isDead = ending === DEAD;
@@ -593,11 +593,6 @@ export class Store {
     this.happenings.length = mark.happenings;
     this.log.length = mark.log;
   }
-}
-
-/** Whether a delivery that is unsettled is what was written for this user. */
-function isIntact(row: CheckedDelivery & Pick<DeliveryRow, "checksum" | "event_checksum">, user: string): boolean {
-  return checksumOfDelivery(row, user, row.event_checksum) === row.checksum;
 }
 
 function damageOf(row: DeliveryRow): string {
