@@ -4,9 +4,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { count, patience, randomOf, report, SEED } from "./report.ts";
-import { hurt, judge, judgeRepair, Looker, makeStore, type Outcome, type Truth } from "./rot.ts";
+import { hurt, judge, judgeRepair, Looker, makeStore, type Outcome, STATES, type Truth } from "./rot.ts";
 
-const MUTANTS = count(24, 500);
+const MUTANTS = count(36, 504);
 let dir = "";
 const looker = new Looker();
 beforeAll(() => {
@@ -22,16 +22,16 @@ test(
   async () => {
     const random = randomOf(SEED);
     const stores: [string, Truth][] = [];
-    for (const kind of ["closed", "killed"]) stores.push([kind, await makeStore(join(dir, kind), kind === "killed")]);
+    for (const state of STATES) stores.push([state, await makeStore(join(dir, state), state)]);
     const outcomes = new Map<Outcome, number>();
     const wrong: string[] = [];
     let [repaired, owed, saved] = [0, 0, 0];
     for (let mutant = 0; mutant < MUTANTS; mutant += 1) {
-      const [kind, truth] = stores[mutant % 2] ?? [];
+      const [kind, truth] = stores[mutant % STATES.length] ?? [];
       if (!kind || !truth) throw new Error("no store");
       const copy = join(dir, "mutant");
       cpSync(join(dir, kind), copy, { recursive: true });
-      const how = hurt(copy, random, Math.floor(mutant / 2));
+      const how = hurt(copy, random, Math.floor(mutant / STATES.length));
       // A process that stops because of the damage is started again: it must come to an end of that.
       const got = new Set<string>();
       for (let start = 1; ; start += 1) {

@@ -15,7 +15,8 @@ import { makeMessage } from "../engines/message.ts";
 import { type Finding, type Repair, SESSIONS, USERS } from "./rotten.ts";
 
 const PAGE = 4_096;
-const MESSAGES = 300;
+const MESSAGES = 240;
+const YOUNG_MESSAGES = 40;
 const LOOK_MS = 20_000;
 
 /** What is in a store: who shall get what. */
@@ -27,15 +28,20 @@ export interface Truth {
   readonly unsettled: number;
 }
 
-/** Makes a store with some hundred messages: closed cleanly, or as a kill leaves it, its last commits in the write-ahead log. */
-export async function makeStore(dir: string, isKilled: boolean): Promise<Truth> {
+/** Stores: closed cleanly; killed, the last commits in the write-ahead log; killed soon after it was made, so that everything is in the log. */
+export const STATES = ["closed", "killed", "young"] as const;
+
+/** Makes a store with some messages. */
+export async function makeStore(dir: string, state: (typeof STATES)[number]): Promise<Truth> {
+  const isKilled = state !== "closed";
+  const [parts, messages] = state === "young" ? [1, YOUNG_MESSAGES] : [2, MESSAGES];
   const owed = new Map<string, Entry>();
   const sent = new Map<string, Addressed>();
   const work = isKilled ? `${dir}-at-work` : dir;
-  for (const part of [0, 1]) {
+  for (let part = 0; part < parts; part += 1) {
     const engine = sqliteEngine({ dir: work, reserveBytes: 65_536, log: () => {} });
     await engine.open(() => {});
-    for (let n = part; n < MESSAGES; n += 2) {
+    for (let n = part; n < messages; n += parts) {
       const message = messageOf(n);
       await engine.append([message]);
       for (const { user } of message.recipients) sent.set(`${user} ${message.id}`, message);
@@ -51,7 +57,7 @@ export async function makeStore(dir: string, isKilled: boolean): Promise<Truth> 
         for (const { id } of done) owed.delete(`${user} ${id}`);
       }
     }
-    if (isKilled && part === 1) cpSync(work, dir, { recursive: true });
+    if (isKilled && part === parts - 1) cpSync(work, dir, { recursive: true });
     await engine.close();
     if (part === 0) {
       mkdirSync(join(work, "early"));
@@ -108,9 +114,12 @@ export function hurt(dir: string, random: () => number, turn: number): string {
       truncateSync(database);
       return kind;
     case "an older copy":
-      cpSync(join(dir, "early"), dir, { recursive: true });
-      rmSync(log, { force: true });
-      return kind;
+      if (existsSync(join(dir, "early"))) {
+        cpSync(join(dir, "early"), dir, { recursive: true });
+        rmSync(log, { force: true });
+        return kind;
+      }
+      break;
     case "mark": {
       const mark = join(dir, "mark");
       const how = upto(3);
@@ -127,6 +136,7 @@ export function hurt(dir: string, random: () => number, turn: number): string {
         rmSync(log);
         return kind;
       }
+      break;
   }
   const files = [database, log].filter((file) => existsSync(file) && statSync(file).size > 0);
   const file = files[upto(files.length)] ?? database;

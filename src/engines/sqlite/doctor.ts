@@ -36,11 +36,7 @@ export interface Diagnosis {
 export function examineFolder(dir: string): Diagnosis {
   const folder = resolve(dir);
   const file = databaseFile(folder);
-  const mark = readMark(folder);
-  if (isAbsent(file)) {
-    if (!mark || mark.commits === 0) throw new CannotOpen(`There is no store in ${folder}.`);
-    return { findings: [`after ${mark.commits} commits its database handover.db is not there, or empty`], unreadable: [], notes: [], misses: true };
-  }
+  if (isAbsent(file)) return nothing(folder);
   // Whether somebody has it open is asked first: what is being written is not damaged.
   const found = examine(folder, file, (db) => {
     const missing = commitsMissing(db, folder);
@@ -52,8 +48,15 @@ export function examineFolder(dir: string): Diagnosis {
 
 /** Looks at a database that is one file, such as a backup. @throws CannotOpen when it is not there, or another program's */
 export function examineFile(file: string): Diagnosis {
-  if (isAbsent(file)) throw new CannotOpen(`There is no store in ${file}.`);
+  if (isAbsent(file)) return nothing(file);
   return examine(file, file, () => []);
+}
+
+/** There is no store, or there was one. @throws CannotOpen for the former */
+function nothing(place: string): Diagnosis {
+  const commits = readMark(place)?.commits ?? 0;
+  if (commits === 0) throw new CannotOpen(`There is no store in ${place}.`);
+  return { findings: [`after ${commits} commits its database handover.db is not there, or empty`], unreadable: [], notes: [], misses: true };
 }
 
 function examine(place: string, file: string, missing: (db: Db) => readonly string[]): Diagnosis {
@@ -61,8 +64,9 @@ function examine(place: string, file: string, missing: (db: Db) => readonly stri
     const { db, close } = openReadOnly(file);
     try {
       const version = versionOf(db, place);
-      if (version < CHECKSUMS_SINCE) return examineOld(db, version);
+      if (version === 0) return nothing(place);
       const misses = missing(db);
+      if (version < CHECKSUMS_SINCE) return examineOld(db, version, misses);
       const ofPages = damageOfPages(db);
       if (ofPages.length > 0) return { findings: [...misses, ...ofPages], unreadable: [], notes: [], misses: misses.length > 0 };
       const { findings, unreadable, leftovers } = damageOfRows(db);
@@ -83,10 +87,10 @@ function examine(place: string, file: string, missing: (db: Db) => readonly stri
 }
 
 /** A store of a version without checksums: what SQLite says of it. */
-function examineOld(db: Db, version: number): Diagnosis {
+function examineOld(db: Db, version: number, misses: readonly string[]): Diagnosis {
   const note = `It is of version ${version}, which has no checksums; the next start makes version ${MIGRATIONS.length} of it.`;
-  const findings = damageOfPages(db);
-  return { findings, unreadable: [], notes: [note], misses: false, ...(findings.length === 0 ? { content: contentOf(db) } : {}) };
+  const findings = [...misses, ...damageOfPages(db)];
+  return { findings, unreadable: [], notes: [note], misses: misses.length > 0, ...(findings.length === 0 ? { content: contentOf(db) } : {}) };
 }
 
 /** A folder with a mark was ours, whatever the head of its database says. */

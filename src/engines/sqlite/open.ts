@@ -6,7 +6,7 @@ import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, statSync } fro
 import { dirname, resolve } from "node:path";
 import Database from "better-sqlite3";
 import { markFile, readMark } from "./mark.ts";
-import { CannotOpen, checkVersion, type Db, databaseFile, isDamage, MIGRATIONS, migrate, sqliteCode, text } from "./schema.ts";
+import { CannotOpen, CHECKSUMS_SINCE, checkVersion, type Db, databaseFile, isDamage, migrate, sqliteCode, text } from "./schema.ts";
 import { commitsMissing, damageOfLogIn, damageOfMailboxes, damageOfPages, openReadOnly } from "./verify.ts";
 
 /** A store up to this size is looked through whenever it is opened: about a second for 256 MiB. Larger ones are for `handover doctor`. */
@@ -90,9 +90,14 @@ function look(folder: string, file: string): void {
   try {
     const version = checkVersion(db, folder);
     if (ofLog) throw damaged(folder, ofLog);
-    if (version < MIGRATIONS.length) return;
+    // As it is before the first start has ended, and without its log.
+    if (version === 0) {
+      lookForMissing(folder);
+      return;
+    }
     const missing = commitsMissing(db, folder);
     if (missing) throw damaged(folder, missing);
+    if (version < CHECKSUMS_SINCE) return;
     if (statSync(file).size > LOOK_BYTES) return;
     const found = damageOfPages(db);
     if (found.length === 0) found.push(...damageOfMailboxes(db));
@@ -151,7 +156,7 @@ function lockHolder(file: string): number | undefined {
 }
 
 /** Makes a folder, mode 0700, so that its directory entries survive a power cut. */
-function makeFolder(folder: string): void {
+export function makeFolder(folder: string): void {
   const first = mkdirSync(folder, { recursive: true, mode: 0o700 });
   if (first === undefined) return;
   for (let each = folder; each.length >= first.length; each = dirname(each)) syncFolder(dirname(each));

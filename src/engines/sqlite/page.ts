@@ -8,7 +8,7 @@ import { type Frame, Log } from "./log.ts";
 import { databaseFile, MIGRATIONS } from "./schema.ts";
 
 /** The page size of all our stores; so the head of a damaged file need not be believed. */
-export const PAGE_BYTES = 4_096;
+const PAGE_BYTES = 4_096;
 /** The page behind this byte is never used: it is what locks are made of. */
 const LOCK_PAGE = 0x40000000 / PAGE_BYTES + 1;
 const [INTERIOR_INDEX, INTERIOR_TABLE, LEAF_INDEX, LEAF_TABLE] = [2, 5, 10, 13] as const;

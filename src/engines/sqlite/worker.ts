@@ -4,7 +4,8 @@
  * @module
  */
 import { parentPort, workerData } from "node:worker_threads";
-import type { Batch, FromWorker, Op, Result, ToWorker, WorkerOptions } from "./call.ts";
+import type { Batch, FromWorker, Op, Refusal, Result, ToWorker, WorkerOptions } from "./call.ts";
+import { copyStore, removeCopy } from "./copy.ts";
 import { Mark } from "./mark.ts";
 import { damaged, openDatabase } from "./open.ts";
 import { Reserve } from "./reserve.ts";
@@ -33,6 +34,7 @@ const NO_ROOM: Result = {
 
 class Desk {
   readonly #db: Db;
+  readonly #dir: string;
   readonly #store: Store;
   readonly #reserve: Reserve;
   readonly #log: string[] = [];
@@ -43,9 +45,11 @@ class Desk {
 
   constructor(db: Db, options: WorkerOptions) {
     this.#db = db;
+    this.#dir = options.dir;
     this.#store = new Store(db, options);
     this.#mark = new Mark(options.dir, this.#store);
     this.#reserve = new Reserve(options.dir, options.reserveBytes);
+    removeCopy(options.dir);
     this.#look = db.prepare("PRAGMA wal_checkpoint(NOOP)");
     if (!this.#reserve.restore()) this.#log.push(`The disk of ${options.dir} is full: new messages are refused until there is room again.`);
   }
@@ -144,6 +148,12 @@ class Desk {
     }
   }
 
+  /** Copies the store, between batches. Never throws. */
+  copy(): Promise<Refusal | null> {
+    // Twice the reserve: the copy shall not be what fills the disk.
+    return copyStore(this.#db, this.#dir, 2 * this.#reserve.bytes);
+  }
+
   close(): void {
     this.#db.close();
     this.#mark.close();
@@ -174,6 +184,13 @@ function serve(port: NonNullable<typeof parentPort>, options: WorkerOptions): vo
     port.close();
     return;
   }
+  const failed = (thrown: unknown) => {
+    // From here on nothing is carried out any more: what the disk holds is what was answered, and perhaps the batch that failed.
+    const isRot = isDamage(thrown);
+    const message = isRot ? damaged(options.dir, text(thrown)).message : `${sqliteCode(thrown) ?? "error"}: ${text(thrown)}`;
+    say({ kind: "failed", message, isDamaged: isRot, log: desk.takeLog() });
+    port.close();
+  };
   port.on("message", (message: ToWorker) => {
     try {
       switch (message.kind) {
@@ -184,6 +201,9 @@ function serve(port: NonNullable<typeof parentPort>, options: WorkerOptions): vo
         case "rest":
           say({ kind: "rested", more: desk.rest(true), log: desk.takeLog() });
           break;
+        case "copy":
+          desk.copy().then((refusal) => say({ kind: "copied", refusal }), failed);
+          break;
         case "close":
           desk.close();
           say({ kind: "closed" });
@@ -191,11 +211,7 @@ function serve(port: NonNullable<typeof parentPort>, options: WorkerOptions): vo
           break;
       }
     } catch (thrown) {
-      // From here on nothing is carried out any more: what the disk holds is what was answered, and perhaps the batch that failed.
-      const isRot = isDamage(thrown);
-      const message = isRot ? damaged(options.dir, text(thrown)).message : `${sqliteCode(thrown) ?? "error"}: ${text(thrown)}`;
-      say({ kind: "failed", message, isDamaged: isRot, log: desk.takeLog() });
-      port.close();
+      failed(thrown);
     }
   });
   say({ kind: "open", epoch: desk.epoch, log: desk.takeLog() });
