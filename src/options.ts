@@ -3,6 +3,7 @@
  * @module
  */
 import { type Command, Option } from "commander";
+import { parseServiceKeys } from "./auth.ts";
 import { type Config, ConfigError, loadConfig, optionOf, rows, type SettingKey } from "./config.ts";
 import { type Secrets, secretsOf } from "./server.ts";
 
@@ -54,7 +55,9 @@ export async function fetchFrom(url: string, path: string, init: RequestInit): P
 }
 
 export function clientSecrets(config: Config): Pick<Secrets, "serviceKey"> {
-  return config.dev ? secretsOf(config) : { serviceKey: config.serviceKey };
+  const { serviceKey } = config.dev ? secretsOf(config) : config;
+  // The setting of a server, which may have several keys with names: the first.
+  return { serviceKey: parseServiceKeys(serviceKey)[0]?.key ?? "" };
 }
 
 /** JSON if it is JSON, else the text itself. */

@@ -3,8 +3,10 @@ import { cpSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { examineFolder, repair } from "../../src/engines/sqlite/doctor.ts";
 import { count, patience, randomOf, report, SEED } from "./report.ts";
 import { hurt, judge, judgeRepair, Looker, makeStore, type Outcome, STATES, type Truth } from "./rot.ts";
+import { USERS } from "./rotten.ts";
 
 const MUTANTS = count(36, 504);
 let dir = "";
@@ -16,6 +18,22 @@ afterAll(() => {
   looker.end();
   rmSync(dir, { recursive: true, force: true });
 });
+
+test("[D11] of a store that is in order, however it was left, a repair loses nothing and changes nothing but the epoch", async () => {
+  for (const state of STATES) {
+    const truth = await makeStore(join(dir, `whole-${state}`), state);
+    const copy = join(dir, "copy");
+    cpSync(join(dir, `whole-${state}`), copy, { recursive: true });
+    expect(examineFolder(copy), state).toMatchObject({ findings: [], notes: [], misses: false, content: { unsettled: truth.unsettled } });
+    const { salvaged } = repair(copy, { misses: false });
+    expect(salvaged, state).toMatchObject({ lost: [], unaddressed: [], missing: 0, unreadableCells: 0, taken: { unsettled: truth.unsettled } });
+    const found = await looker.look(copy);
+    expect(judge(truth, found, new Set()), state).toEqual(["unharmed"]);
+    // One for each user, which the looker sent.
+    if (typeof found === "object") expect(found.totals, state).toMatchObject({ dead: 0, unsettled: USERS.length });
+    rmSync(copy, { recursive: true });
+  }
+}, 30_000);
 
 test(
   "[D5] of damaged files nothing wrong is delivered, nothing to anybody else, and no damage goes unsaid: dead letter and log line, or no start and what to do",

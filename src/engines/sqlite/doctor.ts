@@ -60,37 +60,31 @@ function nothing(place: string): Diagnosis {
 }
 
 function examine(place: string, file: string, missing: (db: Db) => readonly string[]): Diagnosis {
+  // Until it is known that none are.
+  let misses = true;
+  const findings: string[] = [];
   try {
     const { db, close } = openReadOnly(file);
     try {
       const version = versionOf(db, place);
       if (version === 0) return nothing(place);
-      const misses = missing(db);
-      if (version < CHECKSUMS_SINCE) return examineOld(db, version, misses);
-      const ofPages = damageOfPages(db);
-      if (ofPages.length > 0) return { findings: [...misses, ...ofPages], unreadable: [], notes: [], misses: misses.length > 0 };
-      const { findings, unreadable, leftovers } = damageOfRows(db);
-      return {
-        findings: [...misses, ...damageOfMailboxes(db), ...findings],
-        unreadable,
-        notes: leftovers,
-        misses: misses.length > 0,
-        content: contentOf(db),
-      };
+      findings.push(...missing(db));
+      misses = findings.length > 0;
+      findings.push(...damageOfPages(db));
+      if (version < CHECKSUMS_SINCE) {
+        const note = `It is of version ${version}, which has no checksums; the next start makes version ${MIGRATIONS.length} of it`;
+        return { findings, unreadable: [], notes: [note], misses, ...(findings.length === 0 ? { content: contentOf(db) } : {}) };
+      }
+      findings.push(...damageOfMailboxes(db));
+      const { unreadable, leftovers, ...rows } = damageOfRows(db);
+      return { findings: [...findings, ...rows.findings], unreadable, notes: leftovers, misses, content: contentOf(db) };
     } finally {
       close();
     }
   } catch (thrown) {
     if (!isDamage(thrown)) throw cannotOpen(thrown, place, file);
-    return { findings: [`SQLite cannot read it: ${text(thrown)}`], unreadable: [], notes: [], misses: true };
+    return { findings: [...findings, `SQLite cannot read it: ${text(thrown)}`], unreadable: [], notes: [], misses };
   }
-}
-
-/** A store of a version without checksums: what SQLite says of it. */
-function examineOld(db: Db, version: number, misses: readonly string[]): Diagnosis {
-  const note = `It is of version ${version}, which has no checksums; the next start makes version ${MIGRATIONS.length} of it.`;
-  const findings = [...misses, ...damageOfPages(db)];
-  return { findings, unreadable: [], notes: [note], misses: misses.length > 0, ...(findings.length === 0 ? { content: contentOf(db) } : {}) };
 }
 
 /** A folder with a mark was ours, whatever the head of its database says. */
@@ -125,7 +119,7 @@ export interface Repaired {
  * @param diagnosis  of this folder
  * @throws CannotOpen when nothing can be read, or there is no room
  */
-export function repair(dir: string, { misses }: Diagnosis): Repaired {
+export function repair(dir: string, { misses }: Pick<Diagnosis, "misses">): Repaired {
   const folder = resolve(dir);
   const file = databaseFile(folder);
   if (isAbsent(file) && isAbsent(`${file}-wal`))

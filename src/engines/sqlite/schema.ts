@@ -136,7 +136,8 @@ export function sqliteCode(thrown: unknown): string | undefined {
 /** Whether an error says that the store is damaged. */
 export function isDamage(thrown: unknown): boolean {
   const code = sqliteCode(thrown) ?? "";
-  return thrown instanceof Damaged || code === "SQLITE_NOTADB" || code.startsWith("SQLITE_CORRUPT");
+  // A short read: the file ends before a page that it should have.
+  return thrown instanceof Damaged || code === "SQLITE_NOTADB" || code === "SQLITE_IOERR_SHORT_READ" || code.startsWith("SQLITE_CORRUPT");
 }
 
 export function text(thrown: unknown): string {
