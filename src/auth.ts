@@ -117,7 +117,8 @@ export class Authenticator {
       throw new HandoverError("unsupported", "This server has no HANDOVER_TOKEN_SECRET to sign tokens with; they come from the identity provider.");
     }
     const issuedAt = Math.floor(this.#now() / 1000);
-    const expires = issuedAt + ttlSeconds;
+    // Whole seconds, and not a moment less than was asked for.
+    const expires = Math.ceil(this.#now() / 1000) + ttlSeconds;
     const token = await new SignJWT({ sid: session, ...(scope === undefined ? {} : { scope }) })
       .setProtectedHeader({ alg: "HS256", typ: "JWT" })
       .setSubject(user)

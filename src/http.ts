@@ -15,11 +15,13 @@ import { unquotedKey } from "./message.ts";
 import { isAllowedOrigin } from "./origin.ts";
 import { type Identity, type MessageId, PROTOCOL, parse, parseJson, type ReceiverId, SCHEMAS, type SessionId, type UserId } from "./protocol.ts";
 import { holdPoll } from "./transports/poll.ts";
-import { beginAnswer, whenGone } from "./transports/sse/answer.ts";
+import { asksForStream, beginAnswer, STREAM_HEADERS, whenGone } from "./transports/sse/answer.ts";
+import { writeRefusal } from "./transports/sse/event.ts";
 import { openStream, parseStreamRequest } from "./transports/sse.ts";
 import type { WebSocketTransport } from "./transports/websocket.ts";
 
 const MAX_HEADERS = 100;
+const EVENTS = "/v1/events";
 /** Headers that mean something here, and would mean two things when they came twice. */
 const SINGLE_HEADERS = new Set("host content-type content-length authorization origin idempotency-key ttl topic urgency last-event-id".split(" "));
 const MAX_SESSION_SECONDS = 31_536_000;
@@ -79,6 +81,8 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
           // Ours refuses it too, with a problem document.
           requireHostHeader: false,
           joinDuplicateHeaders: false,
+          // Any other offer, as of h2c by Java's client, is ignored (RFC 9110, section 7.8). Node before 24.9 cannot, and refuses it.
+          shouldUpgradeCallback: ({ headers }) => headers.upgrade?.toLowerCase() === "websocket",
         },
         handler,
       );
@@ -93,7 +97,8 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
   app.removeAllContentTypeParsers();
   app.addContentTypeParser("application/json", { parseAs: "buffer" }, (_request, body, done) => {
     try {
-      done(null, parseBody(body as Buffer));
+      // Many clients say so of every request, those without a body too.
+      done(null, body.length === 0 ? undefined : parseBody(body as Buffer));
     } catch (thrown) {
       done(asHandoverError(thrown));
     }
@@ -114,11 +119,14 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
     if (options.hub.isDraining) reply.header("Connection", "close");
     reply.header("X-Content-Type-Options", "nosniff").header("Cache-Control", "no-store");
   });
-  app.setErrorHandler((thrown, _request, reply) => {
+  app.setErrorHandler((thrown, request, reply) => {
     const error = fromFastify(thrown);
     // Fastify would cut the connection under a client that is still sending, which then sees a reset instead of the answer.
     if (error.code === "too-large") reply.removeHeader("connection");
     if (error.status === 500) app.log.error({ err: error.cause ?? error }, "a request failed inside the server");
+    if (error.retryable && request.routeOptions.url === EVENTS && asksForStream(request.headers)) {
+      return reply.code(200).headers(STREAM_HEADERS).send(writeRefusal(error));
+    }
     return sendProblem(reply, error);
   });
   app.setNotFoundHandler((request, reply) =>
@@ -203,7 +211,7 @@ function receivingRoutes(app: FastifyInstance, { hub }: HttpOptions): void {
   });
 
   // HEAD would take the place of the receiver's stream, for nothing.
-  app.get("/v1/events", { exposeHeadRoute: false }, async (request, reply) => {
+  app.get(EVENTS, { exposeHeadRoute: false }, async (request, reply) => {
     const identity = hub.requireReceiver(request.identity);
     const stream = openStream(hub, identity, parseStreamRequest(request.query, request.headers["last-event-id"]), () => {
       reply.hijack();

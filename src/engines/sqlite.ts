@@ -91,6 +91,8 @@ const MIN_SLEEP_MS = 10;
 /** Upkeep of the file after so long; its steps follow one another after so long. */
 const REST_MS = 1_000;
 const REST_STEP_MS = 20;
+/** A page with so many gaps is full: whoever missed very much is told of it page by page. */
+const MAX_GAPS = 1_000;
 /** Most deliveries in one batch: what it takes stays far below the commit's timeout. */
 const MAX_BATCH = 10_000;
 
@@ -252,7 +254,7 @@ class Sqlite implements SqliteEngine {
       }
       gaps.push(...toGaps(step.gaps));
       upto = step.lookedAt;
-      if (!step.more || entries.length >= limit || bytes >= maxBytes) return { entries, gaps, upto };
+      if (!step.more || entries.length >= limit || bytes >= maxBytes || gaps.length >= MAX_GAPS) return { entries, gaps, upto };
     }
   }
 

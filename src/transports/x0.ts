@@ -72,7 +72,8 @@ export class X0Transport {
   readonly #gateway: Gateway;
   readonly #options: X0Options;
   readonly #sessions = new Map<string, X0Session>();
-  readonly #preflights = new Map<string, Opening>();
+  /** By the hash of request and browser: a part of a long address would keep all of it in memory, and anybody can send many. */
+  readonly #preflights = new Map<string, Omit<Opening, "request">>();
   /** Polls that are held, by browser. */
   readonly #polls = new Map<string, number>();
   readonly #holds = new Set<() => void>();
@@ -94,9 +95,9 @@ export class X0Transport {
   /** Remembers when, and on which connection, the preflight of a request came: the browser sends one before every POST. */
   preflight({ request, browser, connection }: Omit<X0Post, "body">): void {
     if (request === undefined) return;
-    const key = `${request} ${browser}`;
+    const key = hashOf(request, browser);
     this.#preflights.delete(key);
-    this.#preflights.set(key, { request, atMs: performance.now(), connection });
+    this.#preflights.set(key, { atMs: performance.now(), connection });
     const oldest = this.#preflights.size > MAX_PREFLIGHTS ? this.#preflights.keys().next() : undefined;
     if (oldest && !oldest.done) this.#preflights.delete(oldest.value);
   }
@@ -138,11 +139,9 @@ export class X0Transport {
 
   #poll(value: string, post: X0Post): Exchange {
     const hold = this.#pollHold(post.browser);
-    const opening = this.#preflights.get(`${post.request} ${post.browser}`) ?? {
-      request: post.request,
-      atMs: performance.now(),
-      connection: post.connection,
-    };
+    const key = post.request === undefined ? "" : hashOf(post.request, post.browser);
+    const preflight = this.#preflights.get(key) ?? { atMs: performance.now(), connection: post.connection };
+    const opening: Opening = { request: post.request, ...preflight };
     let poll: SessionPoll | undefined;
     let isGone = false;
     const held = this.#hold(hold.ms);
@@ -183,7 +182,7 @@ export class X0Transport {
   async #send({ session, to, message }: Extract<X0Request, { kind: "send" }>, { body, request }: X0Post): Promise<string> {
     const identity = await this.#identify(session);
     const { type, data } = eventOf(message, this.#options.mode === "demo" && idOf(session) !== session ? session : undefined);
-    const key = request === undefined ? {} : { idempotencyKey: `x0:${hashOf(session, request, JSON.stringify(body))}` };
+    const key = request === undefined ? {} : { idempotencyKey: `x0:${hashOf(session, request, textOf(body))}` };
     const sending = { to: { user: await this.#destination(to) }, type, data, ...key };
     let result = await this.#gateway.send(identity, sending);
     // The browser has sent it again before the first one was on disk; a page has no second try.
@@ -276,5 +275,14 @@ export class X0Transport {
     const error = asHandoverError(thrown);
     if (error.code === "internal") this.#options.onError(error);
     return error;
+  }
+}
+
+/** A body as JSON text. @throws HandoverError bad-request, when it has more levels than can be written */
+function textOf(body: unknown): string {
+  try {
+    return JSON.stringify(body);
+  } catch (cause) {
+    throw new HandoverError("bad-request", "The request is nested too deeply.", { cause });
   }
 }

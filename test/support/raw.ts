@@ -2,6 +2,7 @@
  * HTTP written by hand, for what `fetch` refuses to send.
  * @module
  */
+import { readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { expect } from "vitest";
 import { ERRORS, type ErrorCode } from "../../src/errors.ts";
@@ -58,4 +59,48 @@ export function expectProblem(answer: Answer, code: ErrorCode, what = "", status
   expect(answer.body, shown).toMatchObject({ type: `urn:handover:error:${code}`, title, status: ERRORS[code].status, retryable });
   expect(String(field(answer.body, "detail")).length, shown).toBeGreaterThan(10);
   if (ERRORS[code].status === 401) expect(answer.headers.get("www-authenticate"), shown).toBe("Bearer");
+}
+
+/** A peer that has asked and reads nothing. */
+export interface DeafPeer {
+  /** Bytes that have arrived for it and that it has not read, as Linux counts them. */
+  unread(): number;
+  /** Goes away, without having read anything. */
+  leave(): void;
+}
+
+/** Sends a request, and reads nothing of the answer. Resolves when all of it was handed to the network. */
+export async function askDeaf(url: string, request: string | Uint8Array): Promise<DeafPeer> {
+  const { hostname, port } = new URL(url);
+  const socket = connect(Number(port), hostname);
+  // Before it is connected: else Node reads into a buffer of its own.
+  socket.pause();
+  socket.on("error", () => {});
+  await new Promise<void>((resolve, reject) => {
+    socket.once("error", reject);
+    socket.write(request, () => resolve());
+  });
+  const { localPort = 0 } = socket;
+  const place = new RegExp(`^ *\\d+: [0-9A-F]{8}:${localPort.toString(16).toUpperCase().padStart(4, "0")} \\S+ \\S+ [0-9A-F]+:([0-9A-F]+) `, "m");
+  return {
+    unread: () => Number.parseInt(place.exec(readFileSync("/proc/net/tcp", "utf8"))?.[1] ?? "0", 16),
+    leave: () => void socket.destroy(),
+  };
+}
+
+/** A request as text, for {@link askDeaf} and {@link raw}. */
+export function writeRequest(method: "GET" | "POST", path: string, token: string, body?: object): string {
+  const text = body === undefined ? "" : JSON.stringify(body);
+  const head = `${method} ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer ${token}\r\n`;
+  return body === undefined ? `${head}\r\n` : `${head}Content-Type: application/json\r\nContent-Length: ${Buffer.byteLength(text)}\r\n\r\n${text}`;
+}
+
+/** The upgrade to a WebSocket with its first frame behind it, for {@link askDeaf}. @see RFC 6455, sections 4.1 and 5.2 */
+export function writeWebSocket(first: object): Buffer {
+  const key = Buffer.alloc(16).toString("base64");
+  const head = `GET /v1/ws HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${key}\r\n`;
+  const payload = Buffer.from(JSON.stringify(first));
+  // A whole frame of text with a length of 16 bits, under a mask of zeros.
+  const frame = Buffer.from([0x81, 0x80 | 126, payload.length >> 8, payload.length & 0xff, 0, 0, 0, 0]);
+  return Buffer.concat([Buffer.from(`${head}Sec-WebSocket-Protocol: handover.v1.json\r\n\r\n`), frame, payload]);
 }

@@ -128,6 +128,10 @@ test("[X7] what cannot be sent is answered 200 with an error in words, and nothi
   expectError(await page.send("wrong-a", "", { n: 1 }), "bad-request", /DstUserSession/);
   expectError(await page.send("wrong-a", "wrong-b", "text"), "bad-request", /FormlistExchangeData/);
   expectError(await page.send("wrong-a", "wrong-b", { n: "\ud800" }), "bad-request", /surrogate/);
+  const deep = (levels: number) => `${"[".repeat(levels)}${"]".repeat(levels)}`;
+  const form = (more: string) => JSON.stringify(formOf("wrong-a", "wrong-b", { n: 1 })).replace('"n":1', more);
+  expectError(await page.post(form(`"n":${deep(40)}`)), "bad-request", /32 levels/);
+  expectError(await page.post(form(`"n":1},"x":${deep(100_000)},"y":{`)), "bad-request", /nested too deeply/);
   expectError(await page.post(directOf("wrong-a", "wrong-b", "text")), "bad-request", /payload/);
   expectError(await page.post({ type: "SET", session_src: "wrong-a", session_dst: "wrong-b" }), "bad-request", /payload/);
   expectError(await page.post({ type: "SET", session_src: "wrong-a", payload: setDataOf({}) }), "bad-request", /session_dst/);

@@ -6,6 +6,7 @@ import type { Socket } from "node:net";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { HandoverError } from "../../errors.ts";
 import type { Exchange, X0Post, X0Transport } from "../x0.ts";
+import { hashOf } from "./event.ts";
 import type { Connection } from "./processed.ts";
 
 const PATH = "/python/MsgHandler.py";
@@ -62,7 +63,8 @@ function postOf(request: FastifyRequest): Omit<X0Post, "body"> {
   const name = (request.query as Record<string, unknown>).a__;
   return {
     request: typeof name === "string" && name !== "" && name.length <= MAX_NAME ? name : undefined,
-    browser: `${request.ip} ${request.headers["user-agent"] ?? ""}`,
+    // A hash, since many are remembered and a User-Agent may be long.
+    browser: hashOf(request.ip, request.headers["user-agent"] ?? ""),
     connection: connectionOf(request.raw.socket),
   };
 }
