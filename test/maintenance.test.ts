@@ -66,7 +66,9 @@ function digest(): Record<string, string> {
   );
 }
 
-test("[D6] a backup of a server under load has everything that was accepted before it was asked for, and nothing waits for it for long", async () => {
+test("[D6] a backup of a server under load has everything that was accepted before it was asked for, and nothing waits for it for long", {
+  timeout: 60_000,
+}, async () => {
   const engine = sqliteEngine({ dir: data, log: () => {}, mailboxMaxMessages: STORED });
   await engine.open(() => {});
   const event = JSON.stringify({ specversion: "1.0", id: "stored", source: "/users/alice", type: "t", data: "x".repeat(BYTES) });
@@ -92,7 +94,7 @@ test("[D6] a backup of a server under load has everything that was accepted befo
     }
   };
   const load = Array.from({ length: 8 }, (_none, each) => sender(each));
-  await expect.poll(() => before.length, { interval: 5 }).toBeGreaterThan(100);
+  await expect.poll(() => before.length, { interval: 5, timeout: 20_000 }).toBeGreaterThan(100);
   backedUp = true;
   const { code, output } = await runCommand("backup", "--to", join(folder, "copies", "one.db"), "--url", url);
   isOver = true;
@@ -113,7 +115,9 @@ test("[D6] a backup of a server under load has everything that was accepted befo
   expect(before.filter((n) => !sent.has(n))).toEqual([]);
 });
 
-test("[D7] after a restore the epoch is new, and every client gets what is unsettled in the backup; what was there is kept", async () => {
+test("[D7] after a restore the epoch is new, and every client gets what is unsettled in the backup; what was there is kept", {
+  timeout: 60_000,
+}, async () => {
   const first = await serve();
   for (const n of [1, 2, 3, 4, 5]) await send(first.url, "bob", n);
   await send(first.url, "carol", 6);
@@ -163,7 +167,9 @@ test("[D7] after a restore the epoch is new, and every client gets what is unset
   await receive((await serve()).url, "bob", [3, 4, 5]);
 });
 
-test("[D8] the doctor says by its exit code whether a store is in order, touches nothing unless told, and names what is lost, by mailbox", async () => {
+test("[D8] the doctor says by its exit code whether a store is in order, touches nothing unless told, and names what is lost, by mailbox", {
+  timeout: 60_000,
+}, async () => {
   const server = await serve();
   for (const n of [1, 2, 3]) await send(server.url, "bob", n);
   await send(server.url, "carol", 4);

@@ -143,6 +143,7 @@ class Sqlite implements SqliteEngine {
   #watchdog: NodeJS.Timeout | undefined;
   #sweepTimer: NodeJS.Timeout | undefined;
   #sweepAtMs = Number.POSITIVE_INFINITY;
+  #sweeps = 0;
   #restTimer: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
   #whenIdle: (() => void) | undefined;
@@ -325,7 +326,12 @@ class Sqlite implements SqliteEngine {
   }
 
   async sweep(): Promise<void> {
-    while (await this.#sweepStep()) {}
+    this.#sweeps += 1;
+    try {
+      while (await this.#sweepStep()) {}
+    } finally {
+      this.#sweeps -= 1;
+    }
   }
 
   #sweepStep(): Promise<boolean> {
@@ -505,6 +511,8 @@ class Sqlite implements SqliteEngine {
     this.#sweepTimer = setTimeout(() => {
       this.#sweepAtMs = Number.POSITIVE_INFINITY;
       if (this.#now() < dueMs) return this.#sweepBy(dueMs);
+      // One that is at work goes on, and its last step says when the next is due. Two would make each other's commits longer.
+      if (this.#sweeps > 0) return;
       // A full disk or a store that is closing: what is due stays due.
       this.sweep().catch(() => this.#sweepBy(this.#now() + 1_000));
     }, sleepMs).unref();
