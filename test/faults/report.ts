@@ -16,6 +16,12 @@ export function patience(n: number, roundMs: number): number {
   return 30_000 + n * roundMs;
 }
 
+/** The value below which so many percent of the values lie, rounded. */
+export function percentile(values: readonly number[], percent: number): number {
+  const sorted = [...values].sort((one, other) => one - other);
+  return Math.round(sorted[Math.min(sorted.length - 1, Math.floor((sorted.length * percent) / 100))] ?? Number.NaN);
+}
+
 /** Notes what a fault test did and found: one row of docs/reliability.md. */
 export function report(test: string, fault: string, figures: Readonly<Record<string, string | number>>): void {
   const file = process.env.HANDOVER_FAULTS_REPORT;
