@@ -120,7 +120,7 @@ export const HOLD_BOUNDS = { receivers: 1_000, holds: 50_000 } as const;
 export interface Page {
   readonly entries: readonly Entry[];
   readonly gaps: readonly Gap[];
-  /** The number up to which this read has looked: `head` at that moment, or the last entry when the limit cut it short. */
+  /** The number up to which this read has looked: `head` at that moment; the last entry, when the limit cut it short; less, when there were very many gaps. */
   readonly upto: Seq;
 }
 

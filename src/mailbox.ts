@@ -177,7 +177,7 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
   ended(endings: readonly Ended[]): void {
     const seqs = this.#forgetReserved(endings);
     // A number can be given and ended at once: a message that expired as it was accepted was never delivered.
-    this.#advance(Math.max(...seqs));
+    for (const seq of seqs) this.#advance(seq);
     for (const receiver of this.#receivers.values()) receiver.settledElsewhere(seqs);
   }
 

@@ -171,7 +171,13 @@ export const OPERATIONS: readonly Operation[] = [
         pattern: "^[A-Za-z0-9_-]{1,64}:[0-9]{1,15}$",
       }),
     ],
-    answers: { 200: { description: "Events follow.", type: "text/event-stream" } },
+    answers: {
+      200: {
+        description:
+          "Events follow. To a client whose Accept names text/event-stream, a refusal that is retryable is one too: the event `problem` alone.",
+        type: "text/event-stream",
+      },
+    },
     problems: [...IDENTITY, "forbidden", "rate-limited", "draining"],
   },
   {

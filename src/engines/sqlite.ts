@@ -82,6 +82,8 @@ const MIN_SLEEP_MS = 10;
 /** Upkeep of the file after so long; its steps follow one another after so long. */
 const REST_MS = 1_000;
 const REST_STEP_MS = 20;
+/** A page with so many gaps is full: whoever missed very much is told of it page by page. */
+const MAX_GAPS = 1_000;
 /** Most deliveries in one batch: what it takes stays far below the commit's timeout. */
 const MAX_BATCH = 10_000;
 
@@ -130,6 +132,7 @@ class Sqlite implements SqliteEngine {
   #watchdog: NodeJS.Timeout | undefined;
   #sweepTimer: NodeJS.Timeout | undefined;
   #sweepAtMs = Number.POSITIVE_INFINITY;
+  #isSweeping = false;
   #restTimer: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
   #whenIdle: (() => void) | undefined;
@@ -239,7 +242,7 @@ class Sqlite implements SqliteEngine {
       }
       gaps.push(...toGaps(step.gaps));
       upto = step.lookedAt;
-      if (!step.more || entries.length >= limit || bytes >= maxBytes) return { entries, gaps, upto };
+      if (!step.more || entries.length >= limit || bytes >= maxBytes || gaps.length >= MAX_GAPS) return { entries, gaps, upto };
     }
   }
 
@@ -466,8 +469,15 @@ class Sqlite implements SqliteEngine {
     this.#sweepTimer = setTimeout(() => {
       this.#sweepAtMs = Number.POSITIVE_INFINITY;
       if (this.#now() < dueMs) return this.#sweepBy(dueMs);
-      // A full disk or a store that is closing: what is due stays due.
-      this.sweep().catch(() => this.#sweepBy(this.#now() + 1_000));
+      // One at a time, or steps would gather into one batch and others wait for all of them. The one that is under way says what is due next.
+      if (this.#isSweeping) return;
+      this.#isSweeping = true;
+      this.sweep()
+        // A full disk or a store that is closing: what is due stays due.
+        .catch(() => this.#sweepBy(this.#now() + 1_000))
+        .finally(() => {
+          this.#isSweeping = false;
+        });
     }, sleepMs).unref();
   }
 

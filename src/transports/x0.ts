@@ -8,9 +8,10 @@
 import { performance } from "node:perf_hooks";
 import { setTimeout as pause } from "node:timers/promises";
 import { asHandoverError, HandoverError } from "../errors.ts";
-import { type Identity, type SessionId, type UserId, type UserIdentity, X0 } from "../protocol.ts";
+import type { Identity, SessionId, UserId, UserIdentity } from "../protocol.ts";
 import type { Gateway } from "../transport.ts";
-import { eventOf, hashOf, idOf, isId } from "./x0/event.ts";
+import { eventOf, X0 } from "../x0.ts";
+import { hashOf, idOf, isId } from "./x0/event.ts";
 import type { Connection, Opening } from "./x0/processed.ts";
 import { type SessionPoll, X0Session } from "./x0/session.ts";
 import { kindOf, NOTHING, readRequest, SENT, writeError, type X0Request } from "./x0/wire.ts";
@@ -37,8 +38,17 @@ export interface X0Options {
   readonly mode: "demo" | "registered";
   /** `demo` only: pages may send what runs code or markup in other pages too. */
   readonly allowsAny: boolean;
+  /** Signs a token for a session of {@link X0Options.mode} `demo`. @throws HandoverError unsupported, without a secret */
+  readonly sign: (identity: UserIdentity) => Promise<PageToken>;
   /** What went wrong inside, for the log. */
   readonly onError: (error: HandoverError) => void;
+}
+
+/** With what a page uses `/v1`. */
+export interface PageToken {
+  readonly token: string;
+  /** RFC 3339. */
+  readonly expires: string;
 }
 
 /** A POST as the HTTP side has it. */
@@ -72,7 +82,8 @@ export class X0Transport {
   readonly #gateway: Gateway;
   readonly #options: X0Options;
   readonly #sessions = new Map<string, X0Session>();
-  readonly #preflights = new Map<string, Opening>();
+  /** By the hash of request and browser: a part of a long address would keep all of it in memory, and anybody can send many. */
+  readonly #preflights = new Map<string, Omit<Opening, "request">>();
   /** Polls that are held, by browser. */
   readonly #polls = new Map<string, number>();
   readonly #holds = new Set<() => void>();
@@ -94,11 +105,19 @@ export class X0Transport {
   /** Remembers when, and on which connection, the preflight of a request came: the browser sends one before every POST. */
   preflight({ request, browser, connection }: Omit<X0Post, "body">): void {
     if (request === undefined) return;
-    const key = `${request} ${browser}`;
+    const key = hashOf(request, browser);
     this.#preflights.delete(key);
-    this.#preflights.set(key, { request, atMs: performance.now(), connection });
+    this.#preflights.set(key, { atMs: performance.now(), connection });
     const oldest = this.#preflights.size > MAX_PREFLIGHTS ? this.#preflights.keys().next() : undefined;
     if (oldest && !oldest.done) this.#preflights.delete(oldest.value);
+  }
+
+  /**
+   * The token with which a page of this session uses `/v1`; undefined where its session value is that token.
+   * @throws HandoverError unsupported, when there is no secret to sign it with
+   */
+  async pageToken(value: string): Promise<PageToken | undefined> {
+    return this.#options.mode === "demo" ? this.#options.sign(this.#demoIdentity(value)) : undefined;
   }
 
   post(post: X0Post): Exchange {
@@ -138,11 +157,9 @@ export class X0Transport {
 
   #poll(value: string, post: X0Post): Exchange {
     const hold = this.#pollHold(post.browser);
-    const opening = this.#preflights.get(`${post.request} ${post.browser}`) ?? {
-      request: post.request,
-      atMs: performance.now(),
-      connection: post.connection,
-    };
+    const key = post.request === undefined ? "" : hashOf(post.request, post.browser);
+    const preflight = this.#preflights.get(key) ?? { atMs: performance.now(), connection: post.connection };
+    const opening: Opening = { request: post.request, ...preflight };
     let poll: SessionPoll | undefined;
     let isGone = false;
     const held = this.#hold(hold.ms);
@@ -183,7 +200,7 @@ export class X0Transport {
   async #send({ session, to, message }: Extract<X0Request, { kind: "send" }>, { body, request }: X0Post): Promise<string> {
     const identity = await this.#identify(session);
     const { type, data } = eventOf(message, this.#options.mode === "demo" && idOf(session) !== session ? session : undefined);
-    const key = request === undefined ? {} : { idempotencyKey: `x0:${hashOf(session, request, JSON.stringify(body))}` };
+    const key = request === undefined ? {} : { idempotencyKey: `x0:${hashOf(session, request, textOf(body))}` };
     const sending = { to: { user: await this.#destination(to) }, type, data, ...key };
     let result = await this.#gateway.send(identity, sending);
     // The browser has sent it again before the first one was on disk; a page has no second try.
@@ -203,7 +220,10 @@ export class X0Transport {
 
   /** Who a session value is. @throws HandoverError token-invalid | token-expired */
   async #identify(value: string): Promise<Identity> {
-    if (this.#options.mode === "registered") return this.#gateway.authenticate(value);
+    return this.#options.mode === "registered" ? this.#gateway.authenticate(value) : this.#demoIdentity(value);
+  }
+
+  #demoIdentity(value: string): UserIdentity {
     const id = idOf(value);
     const scopes = ["receive", "send:user:*", ...(this.#options.allowsAny ? [X0.anyScope] : [])];
     // The same for a day at least: every later end would have to be made durable.
@@ -276,5 +296,14 @@ export class X0Transport {
     const error = asHandoverError(thrown);
     if (error.code === "internal") this.#options.onError(error);
     return error;
+  }
+}
+
+/** A body as JSON text. @throws HandoverError bad-request, when it has more levels than can be written */
+function textOf(body: unknown): string {
+  try {
+    return JSON.stringify(body);
+  } catch (cause) {
+    throw new HandoverError("bad-request", "The request is nested too deeply.", { cause });
   }
 }

@@ -367,6 +367,49 @@ test("[E54] a reader is told of very many endings and finds the mail behind them
   expect(covered).toBe(2_500);
 });
 
+test("[E54] … page by page, when every other one ended for another reason", async () => {
+  const engine = await open();
+  const pairs = 2_500;
+  for (let start = 0; start < pairs; start += 50) {
+    const ids = Array.from({ length: 50 }, (_none, n) => start + n);
+    // Each of the first kind is replaced by the next one; the last one waits.
+    await engine.append(ids.flatMap((n) => [makeMessage(`t${n}`, ["u"], { topic: "t" }), makeMessage(`e${n}`, ["u"], { expiresAtMs: 0 })]));
+  }
+  const desk = await engine.attach(U, silent);
+  const found: (string | number)[] = [];
+  const sizes: number[] = [];
+  for (let after = 0; after < desk.head; ) {
+    const page = await desk.read({ after, limit: 10, maxBytes: 1_000_000, session: S });
+    for (const { from, to, reason } of page.gaps) found.push(...Array.from({ length: to - from + 1 }, (_none, n) => `${from + n} ${reason}`));
+    found.push(...page.entries.map(({ seq }) => seq));
+    expect(page.upto).toBeGreaterThan(after);
+    sizes.push(page.gaps.length);
+    after = page.upto;
+  }
+  expect(Math.max(...sizes)).toBeLessThanOrEqual(2_000);
+  expect(sizes.length).toBeGreaterThan(2);
+  const told: (string | number)[] = Array.from({ length: 2 * pairs }, (_none, n) => `${n + 1} ${n % 2 === 0 ? "replaced" : "expired"}`);
+  expect(found.toSorted((one, other) => Number.parseInt(String(one), 10) - Number.parseInt(String(other), 10))).toEqual(
+    told.with(2 * pairs - 2, 2 * pairs - 1),
+  );
+});
+
+test("[E12] idempotency keys that are forgotten are gone from the file", async () => {
+  let nowMs = Date.now();
+  const engine = await open({ now: () => nowMs });
+  for (let start = 0; start < 2_500; start += 100) {
+    const ids = Array.from({ length: 100 }, (_none, n) => `k${start + n}`);
+    await engine.append(ids.map((id) => makeMessage(id, ["u"], { acceptedAtMs: nowMs, idempotency: { key: id, hash: "h" } })));
+  }
+  nowMs += 25 * 3600_000;
+  await engine.append([makeMessage("last", ["u"], { acceptedAtMs: nowMs, idempotency: { key: "last", hash: "h" } })]);
+  await engine.sweep();
+  await engine.close();
+  const db = new Database(databaseFile(folder.dir), { readonly: true });
+  expect(db.prepare("SELECT key FROM idempotency").pluck().all()).toEqual(["last"]);
+  db.close();
+});
+
 test("[E55] opening twice, and work on a store that was never opened, is refused", async () => {
   const engine = sqliteEngine({ dir: folder.dir });
   await expect(engine.append([makeMessage("m", ["u"])])).rejects.toMatchObject({ code: "store-unavailable" });

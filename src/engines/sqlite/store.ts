@@ -239,7 +239,7 @@ export class Store {
       }
       const [ending, endedMs] = isExpired ? ["expired", this.#nowMs] : [null, null];
       this.#run.addDelivery.run(id, box.id, box.head, eventRow, source, session, topic, bytes, expiresAtMs, dueMs, ending, endedMs);
-      if (isExpired) this.happenings.push([this.#op, "ended", user, [box.head, id, EXPIRED]]);
+      if (isExpired) this.#tellEnded(user, [box.head, id, EXPIRED]);
       return box.head;
     });
     this.#ledger.count(ACCEPTED, taken);
@@ -495,7 +495,12 @@ export class Store {
   /** Ends a delivery for a reason that is not a receiver's settlement, and tells its mailbox. */
   #endAndTell(row: DeliveryRow, ending: number, reason: string | null = null): void {
     const seq = this.#end(row, ending, reason);
-    this.happenings.push([this.#op, "ended", this.#ledger.mailbox(row.mailbox).user, [seq, row.message, ending]]);
+    this.#tellEnded(this.#ledger.mailbox(row.mailbox).user, [seq, row.message, ending]);
+  }
+
+  /** A mailbox that nobody has open is told nothing: what ends there by the thousand costs the other thread nothing. */
+  #tellEnded(user: string, ended: EndedRow): void {
+    if (this.#attached.has(user)) this.happenings.push([this.#op, "ended", user, ended]);
   }
 
   #hasExpired(row: DeliveryRow): boolean {

@@ -7,7 +7,7 @@
  * @module
  */
 import { performance } from "node:perf_hooks";
-import { asHandoverError, type HandoverError } from "../../errors.ts";
+import { asHandoverError, HandoverError } from "../../errors.ts";
 import type { Epoch, ReceiverId, Seq, ServerFrame, UserIdentity } from "../../protocol.ts";
 import type { Channel, Gateway, Link } from "../../transport.ts";
 import { hashOf, readDelivery } from "./event.ts";
@@ -22,8 +22,8 @@ const REMEMBERED_MS = 600_000;
 const WINDOW = 32;
 const MAX_ENTRIES = 64;
 const MAX_LENGTH = 1_048_576;
-/** More pages than a person has; the oldest poll is answered to make room. */
-const MAX_PAGES = 20;
+/** More pages than a person has. */
+const MAX_PAGES = 100;
 const REOPEN_MS = 1_000;
 
 /** A message on its way to the pages. */
@@ -92,6 +92,7 @@ export class X0Session {
   /**
    * Takes a poll: what it acknowledges is settled, and it is answered as soon as there is a message for its page.
    * @param isPageLoad  no two page loads have this value
+   * @throws HandoverError rate-limited, when too many pages poll with this value
    */
   poll(identity: UserIdentity, opening: Opening, connection: Opening["connection"], isPageLoad: boolean): SessionPoll {
     this.#identity = identity;
@@ -235,10 +236,18 @@ export class X0Session {
   #newPage(): Page {
     const page: Page = { poll: undefined, answer: undefined, seenAtMs: 0, had: new Set() };
     for (const [seq, { isSettled }] of this.#entries) if (isSettled) page.had.add(seq);
-    const oldest = this.#pages.length >= MAX_PAGES ? this.#pages.shift() : undefined;
-    oldest?.poll?.finish(NOTHING, this.#handed(oldest.poll, undefined));
+    this.#makeRoom();
     this.#pages.push(page);
     return page;
+  }
+
+  /** Forgets the page that has been away for longest. */
+  #makeRoom(): void {
+    if (this.#pages.length < MAX_PAGES) return;
+    const [oldest] = this.#pages.filter(({ poll }) => !poll).sort((one, other) => one.seenAtMs - other.seenAtMs);
+    // Answering one of those that poll would push them all round: its page asks again at once.
+    if (!oldest) throw new HandoverError("rate-limited", `${MAX_PAGES} pages poll with this session value already; give each person another.`);
+    this.#pages.splice(this.#pages.indexOf(oldest), 1);
   }
 
   #handed({ opening: { request, connection } }: WaitingPoll, seq: Seq | undefined): Handed {
