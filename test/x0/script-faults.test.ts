@@ -191,14 +191,15 @@ describeWith(CHROMIUM, "x0's page with the script line on a bad network", () => 
     const { scene, relay } = await behindRelay();
     const { app, started } = scene;
     const tab = await app.open(await app.person(), "cut");
-    await tab.page.evaluate("x0.busyMs = 500");
     for (const [text, isLoadedAgain] of [
       ["stays", false],
       ["leaves", true],
     ] as const) {
+      const letGo = await tab.workUntilLetGo();
       const id = await sendTo(started.url, "sess-cut", valuesOf(text));
       await eventually(() => expect(app.given.filter(({ message }) => (message.payload as { Form2: string }).Form2 === text)).toHaveLength(1));
       relay.cut();
+      letGo();
       await eventually(() => expect(scene.shownTo("cut").map(({ payload }) => payload.Form2)).toContain(text));
       expect(await stateOf(started.url, id)).toBe("waiting");
       const loaded = isLoadedAgain ? tab.page.waitForEvent("load") : Promise.resolve();
