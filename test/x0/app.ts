@@ -53,7 +53,7 @@ export interface ScriptLine {
 }
 
 export interface AppOptions {
-  /** Where the message server is, seen from here; its port is what the page is told. */
+  /** Where the message server is, seen from here; its protocol and port are what the page is told. */
   readonly server: string;
   /** One that several applications share, and that is not closed with them. */
   readonly browser?: Browser;
@@ -139,7 +139,7 @@ export class App {
   /** A person's browser of their own. */
   async person(): Promise<BrowserContext> {
     if (!this.#browser) throw new Error("no browser");
-    const person = await openContext(this.#browser);
+    const person = await openContext(this.#browser, { ignoreHTTPSErrors: true });
     this.#people.push(person);
     return person;
   }
@@ -225,7 +225,8 @@ export class App {
 
   #html(session: string, script: ScriptLine | undefined): string {
     const { server, busyMs = 0 } = this.#options;
-    const messageServer = `http://${MESSAGE_HOST}:${new URL(server).port}`;
+    const { protocol, port } = new URL(server);
+    const messageServer = `${protocol}//${MESSAGE_HOST}:${port}`;
     const options = { server: `${messageServer}/python/MsgHandler.py`, session, busyMs };
     const line = (order: ScriptLine["order"]) =>
       script?.order === order ? `<script src="${script.origin ?? messageServer}/x0/handover.js" ${script.attributes ?? ""}></script>` : "";
