@@ -162,7 +162,8 @@ describeWith(CHROMIUM, "x0's page with the script line on a bad network", () => 
       await loaded;
       await scene.settled();
     }
-    expect(scene.shownTo("moment").map(({ payload }) => payload.Form2)).toEqual(texts(10, "moment"));
+    expect(await shownIn(tab)).toEqual([]);
+    await eventually(() => expect(scene.shownTo("moment").map(({ payload }) => payload.Form2)).toEqual(texts(10, "moment")));
   });
 
   it("[X74] … nor is anything lost, with reloads and a message around each", { timeout: 900_000 }, async () => {
@@ -191,14 +192,15 @@ describeWith(CHROMIUM, "x0's page with the script line on a bad network", () => 
     const { scene, relay } = await behindRelay();
     const { app, started } = scene;
     const tab = await app.open(await app.person(), "cut");
-    await tab.page.evaluate("x0.busyMs = 500");
     for (const [text, isLoadedAgain] of [
       ["stays", false],
       ["leaves", true],
     ] as const) {
+      const letGo = await tab.workUntilLetGo();
       const id = await sendTo(started.url, "sess-cut", valuesOf(text));
       await eventually(() => expect(app.given.filter(({ message }) => (message.payload as { Form2: string }).Form2 === text)).toHaveLength(1));
       relay.cut();
+      letGo();
       await eventually(() => expect(scene.shownTo("cut").map(({ payload }) => payload.Form2)).toContain(text));
       expect(await stateOf(started.url, id)).toBe("waiting");
       const loaded = isLoadedAgain ? tab.page.waitForEvent("load") : Promise.resolve();
@@ -208,7 +210,11 @@ describeWith(CHROMIUM, "x0's page with the script line on a bad network", () => 
       await again;
       await eventually(async () => expect(await stateOf(started.url, id)).toBe("acked"));
     }
-    expect(scene.shownTo("cut").map(({ payload }) => payload.Form2)).toEqual(["stays", "leaves"]);
+    await sendTo(started.url, "sess-cut", valuesOf("last"));
+    // The page's own word, since its reports may still be on their way.
+    await eventually(async () => expect(await shownIn(tab)).toContain("last"));
+    expect(await shownIn(tab)).toEqual(["last"]);
+    await eventually(() => expect(scene.shownTo("cut").map(({ payload }) => payload.Form2)).toEqual(["stays", "leaves", "last"]));
     // A connection that is back at once was not worth a word.
     expect(await notice(tab.page).count()).toBe(0);
   });
