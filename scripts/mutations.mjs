@@ -1,5 +1,6 @@
 // Proves that the tests of the six promises can fail: makes each mistake of test/mutations.json in a copy of the tree, runs the suites there,
-// and compares the rules that turned red with the list. `npm run mutations`, or with a word to choose: `npm run mutations -- 201`.
+// and compares the rules that turned red with the list. `npm run mutations`, or with a word to choose, of what it says or the name of a suite:
+// `npm run mutations -- 201`, `npm run mutations -- model`.
 // It takes about a minute a mistake.
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
@@ -11,14 +12,16 @@ const SUITES = {
   engines: ["test/engines/memory.test.ts", "test/engines/sqlite-suite.test.ts"],
   transports: ["test/transports"],
   hub: ["test/hub.test.ts"],
+  model: ["test/model.test.ts"],
   client: ["test/client"],
   rabbitmq: ["test/engines/rabbitmq-faults.test.ts", "test/engines/rabbitmq-operator.test.ts"],
 };
 const mutations = JSON.parse(readFileSync(join(root, "test/mutations.json"), "utf8"));
 const words = process.argv.slice(2);
-const chosen = mutations.filter(({ says }) => words.every((word) => says.includes(word)));
+const chosen = mutations.filter(({ says, suites = [] }) => words.every((word) => says.includes(word) || suites.includes(word)));
 
-const env = { ...process.env, PATH: `${join(root, "node_modules/.bin")}:${process.env.PATH}` };
+// The model plays the same sequences each time.
+const env = { ...process.env, HANDOVER_SEED: "1", PATH: `${join(root, "node_modules/.bin")}:${process.env.PATH}` };
 const run = (cwd, command, ...args) => spawnSync(command, args, { cwd, env, encoding: "utf8" });
 
 /** The rules whose tests failed in a copy of the tree with this mistake in it. */

@@ -17,7 +17,7 @@ import {
 } from "./protocol.ts";
 import { type ReadableMailbox, Receiver, type SharedDelivery } from "./receiver.ts";
 
-/** How long a receiver is remembered after its last poll, and after its last connection (PROTOCOL.md, "The model"). */
+/** How long a receiver is remembered after its last poll, and else after its last connection or its first word (PROTOCOL.md, section 5). */
 const LIVE_AFTER_POLL_MS = 30_000;
 const REMEMBERED_MS = 90_000;
 
@@ -177,7 +177,7 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
   ended(endings: readonly Ended[]): void {
     const seqs = this.#forgetReserved(endings);
     // A number can be given and ended at once: a message that expired as it was accepted was never delivered.
-    this.#advance(Math.max(...seqs));
+    for (const seq of seqs) this.#advance(seq);
     for (const receiver of this.#receivers.values()) receiver.settledElsewhere(seqs);
   }
 

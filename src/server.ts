@@ -10,8 +10,9 @@ import { join, resolve } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { type Logger, pino } from "pino";
 import { Authenticator, type Provider, parseServiceKeys } from "./auth.ts";
+import { backupRoute } from "./backup.ts";
 import { type Config, ConfigError, listOf } from "./config.ts";
-import type { CommitDone, Engine } from "./engine.ts";
+import type { Engine } from "./engine.ts";
 import { memoryEngine } from "./engines/memory.ts";
 import { rabbitmqEngine } from "./engines/rabbitmq.ts";
 import { sqliteEngine } from "./engines/sqlite.ts";
@@ -20,9 +21,11 @@ import { fromFastify, httpServer } from "./http.ts";
 import { Hub } from "./hub.ts";
 import { Metrics } from "./metrics.ts";
 import { metricsRoute } from "./monitoring.ts";
-import { demoRoutes, descriptionRoutes, sdkRoute } from "./pages.ts";
+import { isAllowedOrigin } from "./origin.ts";
+import { demoRoutes, descriptionRoutes, sdkRoute, x0ScriptRoute } from "./pages.ts";
+import type { UserIdentity } from "./protocol.ts";
 import { webSocketTransport } from "./transports/websocket.ts";
-import { x0Route } from "./transports/x0/route.ts";
+import { x0Route, x0SessionRoute } from "./transports/x0/route.ts";
 import { X0Transport } from "./transports/x0.ts";
 
 /** The version of this package. */
@@ -57,7 +60,7 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
   requireLoopback(config, config.host);
   // The engine is made with it, and it names the engine.
   const metrics = new Metrics({ version: VERSION, engine: config.engine.split(":", 1)[0] ?? "" });
-  const engine = engineOf(config, log, metrics.committed);
+  const engine = engineOf(config, log, metrics);
   let hasFailed = false;
   await engine.open((cause) => {
     hasFailed = true;
@@ -82,13 +85,19 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
       metrics,
     });
     const webSocket = webSocketTransport(hub, onError);
-    const x0 = config.x0 === "off" ? undefined : new X0Transport(hub, { mode: config.x0, allowsAny: config.x0AnyKind, onError });
+    const sign = ({ user, session, scopes }: UserIdentity) =>
+      authenticator.signToken(user, session, Math.ceil(config.sessionTtlMs / 1000), scopes.join(" "));
+    const x0 = config.x0 === "off" ? undefined : new X0Transport(hub, { mode: config.x0, allowsAny: config.x0AnyKind, sign, onError });
+    const origins = listOf(config.origins);
+    // Any page may be any user there anyway, and one line in x0's pages shall be enough.
+    const isOpen = config.x0 === "demo" && origins.length === 0;
     const app = await httpServer({
       hub,
       authenticator,
       webSocket,
       isReady: () => !hasFailed,
-      origins: listOf(config.origins),
+      origins,
+      isOpen,
       hosts: config.dev ? LOOPBACK : [],
       sessionTtlMs: config.sessionTtlMs,
       maxConnections: config.maxConnections,
@@ -96,6 +105,7 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
       log,
     });
     metricsRoute(app, { access: config.metrics, metrics, engine, hub, webSockets: () => webSocket.size, isReady: () => !hasFailed });
+    backupRoute(app, engine, hub);
     sdkRoute(app);
     descriptionRoutes(app, { version: VERSION, maxMessageBytes: config.maxMessageBytes, maxTtlSeconds: Math.floor(config.maxTtlMs / 1000) });
     if (x0) {
@@ -103,9 +113,20 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
         x0Route(own, x0, fromFastify);
         done();
       });
+      await app.register((own, _options, done) => {
+        x0SessionRoute(own, x0, (origin, host) => isOpen || isAllowedOrigin(origins, origin, host));
+        done();
+      });
+      x0ScriptRoute(app);
     }
     if (config.dev) demoRoutes(app, hub, authenticator, config.sessionTtlMs);
-    if (config.x0 === "demo") log.warn("HANDOVER_X0=demo: whoever reaches this port reads the mail of every x0 session. For trying it out only.");
+    if (config.x0 === "demo") {
+      log.warn(
+        `HANDOVER_X0=demo: whoever reaches this port reads the mail of every x0 session, and can be any user${isOpen ? "; so can every page that a browser shows, of whatever origin" : ""}. For trying it out only.`,
+      );
+    } else if (config.x0 === "registered" && origins.length === 0) {
+      log.info("HANDOVER_ORIGINS is not set: x0's pages poll as ever. Name their origins there, and they can have /x0/handover.js (docs/x0.md).");
+    }
     if (engine.name === "rabbitmq") log.warn("The RabbitMQ engine is experimental: one node per journal.");
     if (engine.supports.durable === "no") log.warn("The memory engine is not durable: messages end with this process. For tests only.");
     await listen(app, config);
@@ -185,13 +206,13 @@ async function listen(app: Awaited<ReturnType<typeof httpServer>>, config: Confi
   }
 }
 
-function engineOf(config: Config, log: Logger, committed: (commit: CommitDone) => void): Engine {
+function engineOf(config: Config, log: Logger, { committed, damaged }: Metrics): Engine {
   const caps = { mailboxMaxMessages: config.mailboxMaxMessages, mailboxMaxBytes: config.mailboxMaxBytes };
   if (config.engine === "memory:") return memoryEngine(caps);
   const say = (line: string) => log.error(line);
-  if (!config.engine.startsWith("amqp")) return sqliteEngine({ ...caps, dir: resolve(config.data), log: say, committed });
+  if (!config.engine.startsWith("amqp")) return sqliteEngine({ ...caps, dir: resolve(config.data), log: say, committed, damaged });
   // A folder of its own: the index belongs to the journal.
-  const index = sqliteEngine({ ...caps, dir: join(resolve(config.data), "rabbitmq"), log: say, committed });
+  const index = sqliteEngine({ ...caps, dir: join(resolve(config.data), "rabbitmq"), log: say, committed, damaged });
   const { searchParams } = new URL(config.engine);
   const [journal, refill] = [searchParams.get("journal"), searchParams.get("refill")];
   return rabbitmqEngine({ url: config.engine, index, log: say, refill: refill === "1", ...(journal === null ? {} : { journal }) });
@@ -233,7 +254,7 @@ function requireLoopback(config: Config, host: string): void {
   if (config.dev) throw new ConfigError(`Development mode makes a session for whoever asks, so it listens on 127.0.0.1 only, not on ${host}.`);
   if (config.x0 === "demo" && !config.x0Public) {
     throw new ConfigError(
-      `With HANDOVER_X0=demo anybody reads anybody's mail, so it listens on 127.0.0.1 only, not on ${host}. ` +
+      `With HANDOVER_X0=demo anybody can be any user, and read anybody's mail, so it listens on 127.0.0.1 only, not on ${host}. ` +
         "Take HANDOVER_X0=registered, or say HANDOVER_X0_PUBLIC=true if this network is yours alone.",
     );
   }

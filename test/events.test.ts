@@ -285,6 +285,36 @@ test("[H68] a stream whose peer takes nothing of what waits for it for 45 to 90 
   await again.leave();
 });
 
+test("[H101] an EventSource that is refused for now is told so by a stream, with the time of its return; what is refused for good is a problem document", async () => {
+  const server = await start("memory", { maxReceiversPerUser: "1" });
+  const token = server.token("bob");
+  const stream = await EventStream.open({ url: server.url, token, query: { receiver: "one" } });
+  const ask = (headers: Record<string, string>, more: object = { token }) => call(`${server.url}/v1/events?receiver=two`, { ...more, headers });
+  const eventSource = { Accept: "text/event-stream" };
+
+  for (const accept of ["*/*", "application/json"]) expectProblem(await ask({ Accept: accept }), "rate-limited");
+  for (const accept of ["text/event-stream", "text/event-stream, */*;q=0.1"]) {
+    const refused = await ask({ Accept: accept });
+    expect([refused.status, refused.headers.get("content-type")]).toEqual([200, "text/event-stream; charset=utf-8"]);
+    const parser = new EventStreamParser();
+    parser.push(String(refused.body));
+    expect(parser.events.map(({ name }) => name)).toEqual(["problem"]);
+    expect(JSON.parse(parser.events[0]?.data ?? "")).toMatchObject({ code: "rate-limited", status: 429, retryable: true });
+    // Not before Retry-After, and spread out.
+    expect(parser.events[0]?.retry).toBeGreaterThan(10_000);
+    expect(parser.events[0]?.retry).toBeLessThanOrEqual(14_000);
+  }
+  expectProblem(await ask(eventSource, {}), "token-invalid");
+  expectProblem(await call(`${server.url}/v1/events?colour=red`, { token, headers: eventSource }), "bad-request");
+  expectProblem(await call(`${server.url}/v1/poll`, { token, headers: eventSource, body: { receiver: "two" } }), "rate-limited");
+
+  await server.server.engine.close();
+  const closed = await call(`${server.url}/v1/events`, { token: server.token("carol"), headers: eventSource });
+  expect([closed.status, closed.body]).toEqual([200, expect.stringContaining('"code":"store-unavailable"')]);
+  await stream.leave();
+  await server.stop();
+});
+
 test("[H69] a server that stops ends its streams at once, those too that are just being opened, and refuses new ones", async () => {
   const server = await start("sqlite");
   const token = server.token("bob");

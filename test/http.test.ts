@@ -251,6 +251,20 @@ describe("bodies", () => {
 describe("who asks", () => {
   const now = () => Math.floor(Date.now() / 1000);
 
+  test("[H102] a request that needs no body is taken with an empty one that is called JSON; one that needs a body is not", async () => {
+    const json = { "Content-Type": "application/json" };
+    const { id } = (await post(JSON.stringify(GOOD))).body as { id: string };
+    const token = started.token("alice");
+    const taken = await call(`${started.url}/v1/messages/${id}`, { method: "DELETE", token, headers: json });
+    expect([taken.status, taken.body]).toEqual([200, { evicted: 1 }]);
+    expect((await call(`${started.url}/v1/sessions/over`, { method: "DELETE", token: SERVICE_CREDENTIAL, headers: json })).status).toBe(204);
+    expect((await call(`${started.url}/v1/cookie`, { method: "POST", token, headers: json })).status).toBe(204);
+    expect((await call(`${started.url}/v1/cookie`, { method: "DELETE", headers: json })).status).toBe(204);
+    for (const path of ["messages", "poll", "ack"])
+      expectProblem(await call(`${started.url}/v1/${path}`, { method: "POST", token, headers: json }), "bad-request", path);
+    expectProblem(await call(`${started.url}/v1/sessions`, { method: "POST", token: SERVICE_CREDENTIAL, headers: json }), "bad-request", "sessions");
+  });
+
   test("[H8] without a token, or with one that is not valid here, every route says 401 and nothing is stored", () =>
     storesNothing(async () => {
       const claims = { sub: "alice", sid: "s", aud: "handover", exp: now() + 600 };
@@ -349,8 +363,11 @@ describe("who asks", () => {
     }));
 
   test("[H11] sessions: a token for any user whom the backend names, with the life and scope it asks for", async () => {
+    const askedMs = Date.now();
     const answer = await call(`${started.url}/v1/sessions`, { token: SERVICE_CREDENTIAL, body: { user: "zoe", ttl: 60, scope: "receive" } });
     expect(answer.status).toBe(201);
+    // A session of one second lives one.
+    expect(Date.parse(String(field(answer.body, "expires"))) - askedMs).toBeGreaterThanOrEqual(60_000);
     expect(Object.keys(answer.body as object).sort()).toEqual(["expires", "session", "token"]);
     expect(Math.abs(Date.parse(String(field(answer.body, "expires"))) - Date.now() - 60_000)).toBeLessThan(5_000);
     const token = String(field(answer.body, "token"));
@@ -615,7 +632,7 @@ describe("HTTP itself", () => {
     }
   });
 
-  test("[H100] an offer to go on with another protocol than WebSocket is ignored, and the request answered as it is", async () => {
+  test("[H103] an offer to go on with another protocol than WebSocket is ignored, and the request answered as it is", async () => {
     const body = JSON.stringify({ to: { user: "bob" }, type: "t" });
     const answer = await raw(
       started.url,

@@ -8,7 +8,8 @@ import type { Attachment, Engine } from "../src/engine.ts";
 import { memoryEngine } from "../src/engines/memory.ts";
 import { HandoverError } from "../src/errors.ts";
 import { Hub } from "../src/hub.ts";
-import type { ReceiverId, ServerFrame, SessionId, UserId, UserIdentity } from "../src/protocol.ts";
+import { Mailbox } from "../src/mailbox.ts";
+import type { MessageId, ReceiverId, ServerFrame, SessionId, UserId, UserIdentity } from "../src/protocol.ts";
 import type { Link } from "../src/transport.ts";
 
 /** A gate: who passes waits until it is opened. */
@@ -149,4 +150,24 @@ test("[H59] an acknowledgement is answered when the engine has it on disk, and n
   gate.open();
   expect(await acked).toBe(1);
   await expect.poll(delivered).toEqual([1, 2]);
+});
+
+test("[H100] however many messages end at once, whoever has the mailbox open is told of all of them", async () => {
+  const mailbox = await Mailbox.attach(engine, bob.user, () => {});
+  const receiver = mailbox.addReceiver("r" as ReceiverId, bob.session);
+  const settled: number[] = [];
+  const link: Link = {
+    kind: "websocket",
+    send(frame) {
+      if (frame.op === "settled") settled.push(...frame.seqs);
+      return true;
+    },
+    close() {},
+  };
+  const endings = Array.from({ length: 200_000 }, (_, n) => ({ seq: n + 1, id: `m${n}` as MessageId, ending: "expired" as const }));
+  await receiver.open(link, 200_000, 32, new HandoverError("replaced", "A newer connection took over."));
+  mailbox.ended(endings);
+  expect(mailbox.head).toBe(200_000);
+  // A hint: of very many, the newest.
+  expect(settled).toEqual(Array.from({ length: 1_000 }, (_, n) => 199_001 + n));
 });

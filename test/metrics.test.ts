@@ -12,7 +12,7 @@ import { ERRORS } from "../src/errors.ts";
 import { call, field, openSocket, signToken, WEBSOCKET } from "../src/testing/wire.ts";
 import { LONG_POLLING } from "../src/testing/wire-poll.ts";
 import { CommandServer, freePort } from "./support/command.ts";
-import { expectGoodName, type Family, readExposition } from "./support/prometheus.ts";
+import { accounts, expectGoodName, type Family, read, readExposition, scrape } from "./support/prometheus.ts";
 import { expectProblem, raw } from "./support/raw.ts";
 import { type EngineName, SERVICE_CREDENTIAL, type Started, start, TOKEN_SECRET } from "./support/started.ts";
 
@@ -25,37 +25,6 @@ async function started(engine: EngineName, flags: Partial<Record<SettingKey, str
 afterEach(async () => {
   for (const server of running.splice(0)) await server.stop();
 });
-
-async function scrape(url: string): Promise<Map<string, Family>> {
-  const answer = await fetch(`${url}/metrics`);
-  expect(answer.status).toBe(200);
-  expect(answer.headers.get("content-type")).toBe("text/plain; version=0.0.4; charset=utf-8");
-  return readExposition(await answer.text());
-}
-
-/** The value of one series; fails when it is not there, or there are several. */
-function read(families: ReadonlyMap<string, Family>, name: string, labels: Record<string, string> = {}): number {
-  const family = families.get(name) ?? families.get(name.replace(/_(count|sum|bucket)$/, ""));
-  const found = family?.samples.filter(
-    (sample) => sample.name === name && Object.entries(labels).every(([key, text]) => sample.labels[key] === text),
-  );
-  expect(found?.length, `${name} ${JSON.stringify(labels)}`).toBe(1);
-  return found?.[0]?.value ?? Number.NaN;
-}
-
-const ENDINGS = ["acked", "expired", "replaced", "evicted", "dead"] as const;
-
-/** What the metrics say of deliveries; fails unless accepted is exactly what ended and what has not. */
-function accounts(families: ReadonlyMap<string, Family>): Record<string, number> {
-  const ended = Object.fromEntries(ENDINGS.map((ending) => [ending, read(families, "handover_deliveries_ended_total", { ending })]));
-  const accepted = read(families, "handover_deliveries_accepted_total");
-  const unsettled = read(families, "handover_deliveries_unsettled");
-  expect(
-    Object.values(ended).reduce((sum, each) => sum + each, unsettled),
-    JSON.stringify(ended),
-  ).toBe(accepted);
-  return { accepted, unsettled, ...ended };
-}
 
 const token = (user: string) =>
   signToken(TOKEN_SECRET, { sub: user, sid: `session-of-${user}`, aud: "handover", exp: Math.floor(Date.now() / 1000) + 600 });

@@ -38,6 +38,26 @@ test("[A9] every rule of SPEC.md is in the title of a test, and every rule in a 
   expect([...tested.keys()].filter((id) => !stated.includes(id)).sort(byNumber), "tested and not stated").toEqual([]);
 });
 
+test("[A9] rules that docs/faults.md names are rules of SPEC.md", () => {
+  const stated = statedRules();
+  const rows = readFileSync(join(ROOT, "docs/faults.md"), "utf8")
+    .split("\n")
+    .filter((line) => /\| .*[A-Z]\d+.* \|$/.test(line));
+  expect(rows.length).toBeGreaterThan(10);
+  for (const row of rows) {
+    const named =
+      row
+        .split("|")
+        .at(-2)
+        ?.match(/\b[A-Z]\d+\b/g) ?? [];
+    expect(
+      named.filter((id) => !stated.includes(id)),
+      row,
+    ).toEqual([]);
+    expect(named[0], row).toMatch(/^W/);
+  }
+});
+
 test("[A10] SPEC.md states each rule once, with a sentence", () => {
   const lines = readFileSync(join(ROOT, "SPEC.md"), "utf8")
     .split("\n")

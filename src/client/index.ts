@@ -33,7 +33,10 @@ export interface ConnectOptions {
    * (in Node only; never in a page) can send, not receive.
    */
   readonly token: TokenSource;
-  /** Most messages in hand at once, 1–1,000. 32 unless said. */
+  /**
+   * Most messages in hand at once, 1–1,000. 32 unless said. A handler that never ends keeps its place: when all places are taken so, this
+   * connection takes nothing more. The user's other connections go on.
+   */
   readonly window?: number;
   /** In the order in which they are tried. `["websocket", "poll"]` unless said. */
   readonly transports?: readonly Transport[];

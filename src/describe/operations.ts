@@ -171,7 +171,13 @@ export const OPERATIONS: readonly Operation[] = [
         pattern: "^[A-Za-z0-9_-]{1,64}:[0-9]{1,15}$",
       }),
     ],
-    answers: { 200: { description: "Events follow.", type: "text/event-stream" } },
+    answers: {
+      200: {
+        description:
+          "Events follow. To a client whose Accept names text/event-stream, a refusal that is retryable is one too: the event `problem` alone.",
+        type: "text/event-stream",
+      },
+    },
     problems: [...IDENTITY, "forbidden", "rate-limited", "draining"],
   },
   {
@@ -256,6 +262,17 @@ export const OPERATIONS: readonly Operation[] = [
     asks: ["serviceKey"],
     answers: { 200: { description: "Prometheus' text format.", type: "text/plain" } },
     problems: [...IDENTITY.filter((code) => code !== "bad-request"), "forbidden", "unknown"],
+  },
+  {
+    method: "get",
+    path: "/v1/backup",
+    id: "backup",
+    tag: "operation",
+    summary: "A copy of the store, made while it goes on",
+    description: "To service keys, and to this machine only. `handover backup` asks for it and looks whether it is whole.",
+    asks: ["serviceKey"],
+    answers: { 200: { description: "An SQLite database.", type: "application/vnd.sqlite3" } },
+    problems: [...IDENTITY.filter((code) => code !== "bad-request"), "forbidden", "unsupported", "rate-limited"],
   },
   {
     method: "get",

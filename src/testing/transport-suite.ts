@@ -10,6 +10,7 @@ import { RECEIVING } from "./transport-receive.ts";
 import { SENDING } from "./transport-send.ts";
 import { SESSIONS } from "./transport-session.ts";
 import { SETTLING } from "./transport-settle.ts";
+import { STARVATION } from "./transport-starvation.ts";
 import { STREAMING } from "./transport-stream.ts";
 import type { Wire } from "./wire.ts";
 
@@ -34,7 +35,7 @@ export interface TransportSuite {
   readonly leaveOut?: (title: string, reason: string) => void;
 }
 
-const RULES: readonly Rule[] = [...SENDING, ...RECEIVING, ...SETTLING, ...CONNECTING, ...STREAMING, ...SESSIONS];
+const RULES: readonly Rule[] = [...SENDING, ...RECEIVING, ...SETTLING, ...CONNECTING, ...STREAMING, ...SESSIONS, ...STARVATION];
 const LIMIT_MS = 20_000;
 
 /** Registers the suite. Rules that need what the target's store does not have pass with a line that says so. */

@@ -105,7 +105,8 @@ export class EventStream {
     });
     if (response.status !== 200) throw new Error(`The stream was refused: ${await response.text()}`);
     const stream = new EventStream(response, stop, query);
-    await stream.event(({ name }) => name === "ready", "ready");
+    const first = await stream.event(({ name }) => name === "ready" || name === "problem", "ready");
+    if (first.name === "problem") throw new Error(`The stream was refused: ${first.data}`);
     return stream;
   }
 

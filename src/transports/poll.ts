@@ -123,7 +123,7 @@ class PollLink implements Link {
 
   /** How far its own content goes. @param start  where the poll began */
   reach(start: number): number {
-    return Math.max(start, this.#deliveries.at(-1)?.seq ?? 0, ...this.#gaps.map(({ to }) => to));
+    return Math.max(start, this.#deliveries.at(-1)?.seq ?? 0, this.#gaps.at(-1)?.to ?? 0);
   }
 
   write(epoch: string, cursor: number, head: number): string {

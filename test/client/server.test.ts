@@ -121,6 +121,42 @@ describe.each<Transport>(["websocket", "poll"])("with the real server, over %s",
     expect(done).toEqual([2, 1]);
   });
 
+  it("[C30] 1,000 messages that no handler wants and one whose handler never ends stop nothing; a page with its window full of such stops only itself", async () => {
+    const [ann, bob] = [newUser("ann"), newUser("bob")];
+    const sender = open(ann);
+    const [got, late]: [unknown[], unknown[]] = [[], []];
+    const stuck: (() => void)[] = [];
+    const page = open(bob, { transports });
+    page.on("order", (message) => got.push(message.data));
+    page.on("stuck", () => new Promise<void>((resolve) => stuck.push(resolve)));
+    await sender.send(bob, "stuck");
+    const unwanted = Array.from({ length: 1_003 }, (_, n) => n);
+    const sent = await Promise.all(unwanted.map((n) => sender.send(bob, "late", n)));
+    await sender.send(bob, "order", 1);
+    await until(() => expect(got).toEqual([1]));
+    // 31 more, and there is no place left.
+    await Promise.all(Array.from({ length: 31 }, () => sender.send(bob, "stuck")));
+    await until(() => expect(stuck).toHaveLength(32));
+    const { id } = await sender.send(bob, "order", 2);
+    const other = open(bob, { transports });
+    other.on("order", (message) => got.push(`other ${message.data}`));
+    await until(async () => expect((await sender.state(id)).recipients[0]?.state).toBe("acked"));
+    expect(got).toEqual([1, "other 2"]);
+    await other.close();
+    // One ends after all: the page goes on.
+    stuck[5]?.();
+    await sender.send(bob, "order", 3);
+    await until(() => expect(got).toEqual([1, "other 2", 3]));
+    page.on("late", (message) => late.push(message.data));
+    await until(async () => expect((await sender.state(sent.at(-1)?.id ?? "")).recipients[0]?.state).toBe("acked"));
+    // It remembers 1,000; the oldest stay in the mailbox for the next page.
+    expect(late.splice(0)).toEqual(unwanted.slice(3));
+    await page.close();
+    open(bob, { transports }).on("late", (message) => late.push(message.data));
+    await until(async () => expect((await sender.state(sent[2]?.id ?? "")).recipients[0]?.state).toBe("acked"));
+    expect(late).toEqual([0, 1, 2]);
+  });
+
   it("[C24] one reader's acknowledgement is told to the other", async () => {
     const [ann, bob] = [newUser("ann"), newUser("bob")];
     const [one, two] = [open(bob, { transports }), open(bob, { transports })];

@@ -1,4 +1,5 @@
 /** What an operator may do to the RabbitMQ engine's broker, journal and folder, and what it says then. */
+import { once } from "node:events";
 import { cpSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Engine } from "../../src/engine.ts";
@@ -9,7 +10,20 @@ import { Broker, OWN_RABBITMQ, randomName } from "../support/broker.ts";
 import { describeWith } from "../support/needs.ts";
 import { makeFolder } from "./folder.ts";
 import { makeMessage } from "./message.ts";
-import { asOperator, attach, depth, isUnavailable, Load, numbers, type OpenOptions, openEngine, send, waiting } from "./rabbitmq-rig.ts";
+import {
+  asOperator,
+  attach,
+  depth,
+  isUnavailable,
+  Load,
+  numbers,
+  type OpenOptions,
+  openEngine,
+  Receiver,
+  send,
+  startWire,
+  waiting,
+} from "./rabbitmq-rig.ts";
 
 describeWith(OWN_RABBITMQ, "the RabbitMQ engine and its operator", () => {
   let broker: Broker;
@@ -77,29 +91,86 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and its operator", () => {
     remove();
   }, 60_000);
 
-  test("[Q13] connections that are closed from outside under load: nothing accepted is lost, and it goes on by itself", async () => {
+  test("[Q13] channels and connections that are closed from outside under load: it goes on by itself, in the same epoch; nothing accepted is lost, nothing acknowledged comes again", async () => {
     const { dir, remove } = makeFolder();
     const journal = randomName();
     const engine = await open(dir, journal);
     const load = new Load(engine, "o");
-    for (const round of [1, 2]) {
+    const receiver = new Receiver(engine);
+    /** As a client would that acknowledges what it was never given: the broker closes the channel. */
+    const close = (channels: string) => broker.control("eval", `[rabbit_channel:do(C, {'basic.ack', 999999, false}) || C <- ${channels}].`);
+    const closings: readonly (readonly [() => Promise<void>, RegExp])[] = [
+      [() => close("rabbit_channel:list()"), /unknown delivery tag/i],
+      [() => broker.control("close_all_connections", "for a test"), /for a test/],
+      [() => close("[lists:min(rabbit_channel:list())]"), /unknown delivery tag/i],
+      [() => close("[lists:max(rabbit_channel:list())]"), /unknown delivery tag/i],
+    ];
+    for (const [happen, said] of closings) {
       await load.accepts(100);
-      await broker.control("close_all_connections", "for a test");
+      const before = engine.lines.length;
+      await happen();
       await until(
-        () => engine.lines.filter((line) => /for a test/.test(line)).length >= round,
-        () => `the connection to be closed; the log: ${engine.lines.join("\n")}`,
+        () => engine.lines.slice(before).some((line) => said.test(line)),
+        () => `the engine to notice; the log: ${engine.lines.join("\n")}`,
       );
     }
     await load.accepts(100);
+    await receiver.stop();
+    await load.accepts(100);
     await load.stop();
-    const desk = await attach(engine);
-    expect(await desk.settle({ kind: "acked-upto", upto: 50, except: [] })).toHaveLength(50);
-    await desk.attachment.detach();
     const mail = await waiting(engine);
-    expect(load.accepted.filter((id) => !mail.includes(id as MessageId))).toHaveLength(50);
-    expect(engine.failures).toEqual([]);
+    expect(new Set([...receiver.acknowledged, ...mail])).toEqual(new Set(load.accepted));
+    expect(receiver.acknowledged.size + mail.length).toBe(load.accepted.length);
+    expect([receiver.repeated, receiver.epochs.size, engine.failures]).toEqual([[], 1, []]);
+    expect(await engine.totals()).toMatchObject({ accepted: load.accepted.length, acked: receiver.acknowledged.size, unsettled: mail.length });
     await engine.close();
     expect(new Set(await rebuilt(journal))).toEqual(new Set(mail));
+    remove();
+  }, 120_000);
+
+  test("[Q19] the consumer timeout closes no channel of an engine that does not clean its journal: it holds no delivery, not after a reconnection either", async () => {
+    const { dir, remove } = makeFolder();
+    await setConsumerTimeout(1_000, 500);
+    try {
+      const engine = await open(dir, randomName());
+      const load = new Load(engine, "t");
+      await load.accepts(100);
+      await broker.control("close_all_connections", "for a test");
+      await load.accepts(100);
+      const [lines, refusals] = [engine.lines.length, load.refusals.length];
+      // Whoever holds something, and began later, is closed: so the engine's channels have been looked at by then.
+      await asOperator(broker.url, async (connection) => {
+        const channel = await connection.acquire({ emitErrorsFromChannel: true });
+        const { queue } = await channel.queueDeclare({ exclusive: true });
+        await channel.basicPublish({ routingKey: queue }, Buffer.from("held"));
+        const closed = once(channel, "error");
+        expect(await channel.basicGet({ queue, noAck: false })).toBeDefined();
+        expect(String(await closed)).toMatch(/PRECONDITION_FAILED/);
+      });
+      await load.accepts(100);
+      expect([engine.lines.slice(lines), load.refusals.slice(refusals)]).toEqual([[], []]);
+      await load.stop();
+      await engine.close();
+    } finally {
+      await setConsumerTimeout(1_800_000, 60_000);
+    }
+    remove();
+  }, 60_000);
+
+  test("[Q20] a channel that is closed in the moment when the journal is taken up again: what was being published is not waited for, and it goes on", async () => {
+    const { dir, remove } = makeFolder();
+    const [journal, wire] = [randomName(), await startWire(broker.url)];
+    const engine = await openEngine(wire.url, dir, journal);
+    const load = new Load(engine, "m");
+    await load.accepts(100);
+    await wire.closeChannelWhenTakenUp();
+    await load.accepts(100);
+    await load.stop();
+    const mail = await waiting(engine);
+    expect(new Set(mail)).toEqual(new Set(load.accepted));
+    await engine.close();
+    wire.remove();
+    expect(await rebuilt(journal)).toEqual(mail);
     remove();
   }, 60_000);
 

@@ -3,7 +3,8 @@ import { join } from "node:path";
 import Database from "better-sqlite3";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { Attachment, Entry } from "../../src/engine.ts";
-import { databaseFile, MIGRATIONS, openDatabase } from "../../src/engines/sqlite/schema.ts";
+import { openDatabase } from "../../src/engines/sqlite/open.ts";
+import { databaseFile, MIGRATIONS } from "../../src/engines/sqlite/schema.ts";
 import { SQL } from "../../src/engines/sqlite/statement.ts";
 import { type SqliteEngine, type SqliteOptions, sqliteEngine } from "../../src/engines/sqlite.ts";
 import type { ReceiverId, SessionId, UserId } from "../../src/protocol.ts";
@@ -172,16 +173,16 @@ test("[E49] a store of a newer version, of another program, or damaged is refuse
   const broken = join(folder.dir, "broken");
   mkdirSync(broken);
   writeFileSync(databaseFile(broken), "this is no database".repeat(1_000));
-  expect(await refusal({ dir: broken })).toMatch(/damaged.*restore a backup/);
+  expect(await refusal({ dir: broken })).toMatch(/damaged: .*handover doctor --data .*--repair.*handover restore/);
 
   writeFileSync(join(folder.dir, "a-file"), "");
   expect(await refusal({ dir: join(folder.dir, "a-file", "below") })).toMatch(/cannot be made/);
 });
 
-test("[E68] a store that an older version wrote is taken over as it is: mail, numbers, keys and totals", async () => {
+test.each([1, 3])("[E68] a store that an older version (%d) wrote is taken over as it is: mail, numbers, keys and totals", async (version) => {
   const old = new Database(databaseFile(folder.dir));
-  old.exec(readFileSync(new URL("store-1.sql", import.meta.url), "utf8"));
-  expect(old.pragma("user_version", { simple: true })).toBe(1);
+  old.exec(readFileSync(new URL(`store-${version}.sql`, import.meta.url), "utf8"));
+  expect(old.pragma("user_version", { simple: true })).toBe(version);
   old.close();
   // The day that it was written.
   const engine = await open({ now: () => Date.parse("2026-01-01T01:00:00Z") });
@@ -195,6 +196,7 @@ test("[E68] a store that an older version wrote is taken over as it is: mail, nu
   expect(gaps).toEqual([{ from: 3, to: 3, reason: "dead" }]);
   const again = makeMessage("again", ["eve"], { source: "/users/alice", idempotency: { key: "k", hash: "h" } });
   expect(await engine.append([again])).toMatchObject([{ outcome: "repeated", accepted: { id: "keyed" } }]);
+  if (version >= 3) expect(await desk.held("r" as ReceiverId, "tab-1" as SessionId)).toEqual([5]);
   // What is new works with what is old.
   const { evicted } = await engine.endSession("tab-1" as SessionId);
   expect(evicted.map(({ id }) => id)).toEqual(["delayed-of-session", "of-session"]);
@@ -204,13 +206,17 @@ test("[E68] a store that an older version wrote is taken over as it is: mail, nu
   expect(db.pragma("user_version", { simple: true })).toBe(MIGRATIONS.length);
   expect(db.pragma("integrity_check", { simple: true })).toBe("ok");
   db.close();
+  // Everything has its checksum: it is found in order when it is opened again.
+  const later = await open({ now: () => Date.parse("2026-01-01T02:00:00Z") });
+  expect((await (await later.attach("eve" as UserId, silent)).read({ after: 0, limit: 9, maxBytes: 9_999, session: S })).entries.length).toBe(2);
+  expect(later.damages).toBe(0);
 });
 
 test("[E50] the folder is made on first use, for its owner only, with room kept for a full disk", async () => {
   const dir = join(folder.dir, "a", "b");
   await open({ dir });
   expect(statSync(dir).mode & 0o777).toBe(0o700);
-  expect(readdirSync(dir).sort()).toEqual(["handover.db", "handover.db-wal", "reserve"]);
+  expect(readdirSync(dir).sort()).toEqual(["handover.db", "handover.db-wal", "mark", "reserve"]);
   expect(statSync(join(dir, "reserve")).size).toBe(65_536);
 });
 
@@ -365,6 +371,49 @@ test("[E54] a reader is told of very many endings and finds the mail behind them
     covered = to;
   }
   expect(covered).toBe(2_500);
+});
+
+test("[E54] … page by page, when every other one ended for another reason", async () => {
+  const engine = await open();
+  const pairs = 2_500;
+  for (let start = 0; start < pairs; start += 50) {
+    const ids = Array.from({ length: 50 }, (_none, n) => start + n);
+    // Each of the first kind is replaced by the next one; the last one waits.
+    await engine.append(ids.flatMap((n) => [makeMessage(`t${n}`, ["u"], { topic: "t" }), makeMessage(`e${n}`, ["u"], { expiresAtMs: 0 })]));
+  }
+  const desk = await engine.attach(U, silent);
+  const found: (string | number)[] = [];
+  const sizes: number[] = [];
+  for (let after = 0; after < desk.head; ) {
+    const page = await desk.read({ after, limit: 10, maxBytes: 1_000_000, session: S });
+    for (const { from, to, reason } of page.gaps) found.push(...Array.from({ length: to - from + 1 }, (_none, n) => `${from + n} ${reason}`));
+    found.push(...page.entries.map(({ seq }) => seq));
+    expect(page.upto).toBeGreaterThan(after);
+    sizes.push(page.gaps.length);
+    after = page.upto;
+  }
+  expect(Math.max(...sizes)).toBeLessThanOrEqual(2_000);
+  expect(sizes.length).toBeGreaterThan(2);
+  const told: (string | number)[] = Array.from({ length: 2 * pairs }, (_none, n) => `${n + 1} ${n % 2 === 0 ? "replaced" : "expired"}`);
+  expect(found.toSorted((one, other) => Number.parseInt(String(one), 10) - Number.parseInt(String(other), 10))).toEqual(
+    told.with(2 * pairs - 2, 2 * pairs - 1),
+  );
+});
+
+test("[E12] idempotency keys that are forgotten are gone from the file", async () => {
+  let nowMs = Date.now();
+  const engine = await open({ now: () => nowMs });
+  for (let start = 0; start < 2_500; start += 100) {
+    const ids = Array.from({ length: 100 }, (_none, n) => `k${start + n}`);
+    await engine.append(ids.map((id) => makeMessage(id, ["u"], { acceptedAtMs: nowMs, idempotency: { key: id, hash: "h" } })));
+  }
+  nowMs += 25 * 3600_000;
+  await engine.append([makeMessage("last", ["u"], { acceptedAtMs: nowMs, idempotency: { key: "last", hash: "h" } })]);
+  await engine.sweep();
+  await engine.close();
+  const db = new Database(databaseFile(folder.dir), { readonly: true });
+  expect(db.prepare("SELECT key FROM idempotency").pluck().all()).toEqual(["last"]);
+  db.close();
 });
 
 test("[E55] opening twice, and work on a store that was never opened, is refused", async () => {

@@ -4,6 +4,7 @@
  * @module
  */
 import { expect } from "vitest";
+import type { Ending, Totals } from "../../src/engine.ts";
 
 export interface Sample {
   readonly name: string;
@@ -82,4 +83,39 @@ export function expectGoodName({ name, help, type }: Family): void {
   expect(name, "base units only").not.toMatch(/_(ms|milliseconds|minutes|hours|kib|kilobytes|percent|count|sum|bucket)(_|$)/);
   if (/_(duration|delay|age)(_|$)/.test(name)) expect(name).toMatch(/_seconds$/);
   expect(help, name).toMatch(/^[A-Z1].{20,}\.$/);
+}
+
+/** Reads the metrics of a server. */
+export async function scrape(url: string): Promise<Map<string, Family>> {
+  const answer = await fetch(`${url}/metrics`);
+  expect(answer.status).toBe(200);
+  expect(answer.headers.get("content-type")).toBe("text/plain; version=0.0.4; charset=utf-8");
+  return readExposition(await answer.text());
+}
+
+/** The value of one series; fails when it is not there, or there are several. */
+export function read(families: ReadonlyMap<string, Family>, name: string, labels: Record<string, string> = {}): number {
+  const family = families.get(name) ?? families.get(name.replace(/_(count|sum|bucket)$/, ""));
+  const found = family?.samples.filter(
+    (sample) => sample.name === name && Object.entries(labels).every(([key, text]) => sample.labels[key] === text),
+  );
+  expect(found?.length, `${name} ${JSON.stringify(labels)}`).toBe(1);
+  return found?.[0]?.value ?? Number.NaN;
+}
+
+const ENDINGS = ["acked", "expired", "replaced", "evicted", "dead"] as const;
+
+/** What the metrics say of deliveries; fails unless accepted is exactly what ended and what has not. */
+export function accounts(families: ReadonlyMap<string, Family>): Totals {
+  const ended = Object.fromEntries(ENDINGS.map((ending) => [ending, read(families, "handover_deliveries_ended_total", { ending })])) as Record<
+    Ending,
+    number
+  >;
+  const accepted = read(families, "handover_deliveries_accepted_total");
+  const unsettled = read(families, "handover_deliveries_unsettled");
+  expect(
+    Object.values(ended).reduce((sum, each) => sum + each, unsettled),
+    JSON.stringify(ended),
+  ).toBe(accepted);
+  return { accepted, unsettled, ...ended };
 }

@@ -6,10 +6,11 @@ import { createServer as createHttpServer } from "node:http";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { setTimeout as pause } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
-import { call, field } from "../../src/testing/wire.ts";
+import { call } from "../../src/testing/wire.ts";
 import { CHROMIUM, describeWith } from "../support/needs.ts";
 import { SERVICE_CREDENTIAL, type Started, start } from "../support/started.ts";
 import { App, MESSAGE_HOST, type Tab } from "./app.ts";
+import { FIXED, PER_LOAD } from "./mode.ts";
 
 const eventually = (expectation: () => Promise<void> | void) => vi.waitFor(expectation, { timeout: 20_000, interval: 50 });
 
@@ -126,41 +127,6 @@ describeWith(CHROMIUM, "x0's page in Chromium", () => {
     }
   });
 });
-
-/** The session values of users' pages, one way or the other. */
-interface Mode {
-  readonly name: string;
-  readonly x0: "demo" | "registered";
-  /** Whether nothing is shown twice but what the page was working on when it was left. */
-  readonly isExact: boolean;
-  session(user: string, server: string): Promise<string>;
-  /** What addresses a user. */
-  address(user: string): string;
-}
-
-const FIXED: Mode = {
-  name: "with fixed session values",
-  x0: "demo",
-  isExact: false,
-  session: async (user) => `sess-${user}`,
-  address: (user) => `sess-${user}`,
-};
-
-const PER_LOAD: Mode = {
-  name: "with a token for each load of it",
-  x0: "registered",
-  isExact: true,
-  // What PreloadAuthentication does.
-  async session(user, server) {
-    const { status, body } = await call(`${server}/v1/sessions`, {
-      token: SERVICE_CREDENTIAL,
-      body: { user, scope: "receive send:user:* x0:page-load" },
-    });
-    expect(status).toBe(201);
-    return String(field(body, "token"));
-  },
-  address: (user) => user,
-};
 
 describe.each([FIXED, PER_LOAD])("$name", (mode) => {
   describeWith(CHROMIUM, `x0's page in Chromium ${mode.name}`, () => {

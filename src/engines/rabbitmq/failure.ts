@@ -4,13 +4,11 @@
  */
 import { HandoverError } from "../../errors.ts";
 
-export class NoAnswer extends Error {}
-
 /** Ends waiting for a broker that does not answer. */
 export async function within<T>(ms: number, work: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new NoAnswer("a queue does not answer; has it a leader? (rabbitmqctl list_queues name leader)")), ms);
+    timer = setTimeout(() => reject(new Error("a queue does not answer; has it a leader? (rabbitmqctl list_queues name leader)")), ms);
   });
   try {
     return await Promise.race([work, late]);

@@ -2,19 +2,21 @@
  * The journal's queues on the broker: `handover.<name>.journal` (quorum), `.owner` (quorum, one message: whose it is) and `.lock` (exclusive).
  *
  * Lock and publishing share one connection: what the broker confirmed was published by the owner, and a connection that the broker has
- * given up for dead can publish nothing more.
+ * given up for dead can publish nothing more. They are lost together, too: when a channel or the connection ends, or cannot be set up, a new
+ * connection is made after a pause. That is the one way back.
  * @module
  */
 import type { Channel, Connection, ReturnedMessage } from "rabbitmq-client";
 import type { HandoverError } from "../../errors.ts";
-import { codeOf, NoAnswer, textOf, unavailable, within } from "./failure.ts";
+import { codeOf, textOf, unavailable, within } from "./failure.ts";
 import { Reader } from "./reader.ts";
 import type { Owner, Replay } from "./record.ts";
 
 /** Redeliveries before RabbitMQ drops a message; 20 since 4.0 unless said. Reading the journal and putting it back counts as one. */
 const DELIVERY_LIMIT = 2_000_000_000;
-const RETRY_MS = 500;
-/** How long taking up the journal again may take; a quorum queue without a leader never answers. */
+/** The pause before a new connection; the broker needs a moment to let go of the old one's lock. */
+const RETRY_MS = 300;
+/** How long taking up the journal may take; a quorum queue without a leader never answers. */
 const SET_UP_MS = 10_000;
 
 export interface JournalOptions {
@@ -37,6 +39,8 @@ interface Desk {
   readonly channel: Channel;
   readonly lock: Channel;
   readonly returned: Set<string>;
+  /** Ends the publishes that wait for their confirm. */
+  readonly unconfirmed: Set<(cause: Error) => void>;
 }
 
 export class Journal {
@@ -47,8 +51,8 @@ export class Journal {
   #connection: Connection | undefined;
   #desk: Desk | undefined;
   #isSettingUp = false;
+  #connect = () => {};
   #isOpen = false;
-  #renew = () => {};
   #isClosed = false;
   #blocked: string | undefined;
   #retryTimer: NodeJS.Timeout | undefined;
@@ -78,17 +82,18 @@ export class Journal {
     const { Connection } = await import("rabbitmq-client").catch((cause: unknown) => {
       throw unavailable("The package rabbitmq-client is not installed. Install it beside Handover: npm install rabbitmq-client@5", cause);
     });
+    this.#connect = () => this.#connectWith(Connection);
     const { openWithinMs, name } = this.#options;
-    this.#connect(Connection);
     const deadline = performance.now() + openWithinMs;
     for (;;) {
+      this.#connect();
       try {
-        this.#desk = await within(SET_UP_MS, this.#setUp(true));
+        this.#use(await within(SET_UP_MS, this.#setUp(true)));
         break;
       } catch (cause) {
         this.#noteError(cause);
-        if (cause instanceof NoAnswer) this.#connect(Connection);
         if (performance.now() < deadline) {
+          this.#connection?.unsafeDestroy();
           await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
           continue;
         }
@@ -100,12 +105,10 @@ export class Journal {
       }
     }
     this.#isOpen = true;
-    this.#renew = () => this.#connect(Connection);
   }
 
-  /** Makes a connection, which connects again by itself; one that is there is ended. */
-  #connect(Connection: typeof import("rabbitmq-client").Connection): void {
-    this.#connection?.unsafeDestroy();
+  /** Makes a connection, which tries until it is there. */
+  #connectWith(Connection: typeof import("rabbitmq-client").Connection): void {
     const { url, name, openWithinMs } = this.#options;
     const connection = new Connection({
       url,
@@ -138,21 +141,21 @@ export class Journal {
     const connection = this.#requireConnection();
     const lock = await connection.acquire({ emitErrorsFromChannel: true });
     lock.on("error", (cause: unknown) => this.#noteError(cause));
-    try {
-      await lock.queueDeclare({ queue: this.#lockQueue, exclusive: true, autoDelete: false, durable: false });
-      if (mayMake) await this.#makeQueues(lock);
-      else for (const queue of [this.#queue, this.#ownerQueue]) await lock.queueDeclare({ queue, passive: true });
-      const channel = await connection.acquire({ emitErrorsFromChannel: true });
-      const desk: Desk = { channel, lock, returned: new Set() };
-      channel.on("error", (cause: unknown) => this.#noteError(cause));
-      channel.on("basic.return", (message: ReturnedMessage) => desk.returned.add(String(message.messageId)));
-      for (const each of [lock, channel]) each.on("close", () => this.#lost(desk));
-      await channel.confirmSelect();
-      return desk;
-    } catch (cause) {
-      await lock.close();
-      throw cause;
-    }
+    await lock.queueDeclare({ queue: this.#lockQueue, exclusive: true, autoDelete: false, durable: false });
+    if (mayMake) await this.#makeQueues(lock);
+    else for (const queue of [this.#queue, this.#ownerQueue]) await lock.queueDeclare({ queue, passive: true });
+    const channel = await connection.acquire({ emitErrorsFromChannel: true });
+    const desk: Desk = { channel, lock, returned: new Set(), unconfirmed: new Set() };
+    channel.on("error", (cause: unknown) => this.#noteError(cause));
+    channel.on("basic.return", (message: ReturnedMessage) => desk.returned.add(String(message.messageId)));
+    for (const each of [lock, channel]) each.on("close", () => this.#lost(desk));
+    await channel.confirmSelect();
+    return desk;
+  }
+
+  #use(desk: Desk): void {
+    if (!desk.channel.active || !desk.lock.active) throw new Error("the channel was closed at once");
+    this.#desk = desk;
   }
 
   async #makeQueues(lock: Channel): Promise<void> {
@@ -182,20 +185,23 @@ export class Journal {
     if (this.#desk !== desk) return;
     this.#desk = undefined;
     this.#blocked = undefined;
+    for (const end of desk.unconfirmed) end(new Error("the channel is closed"));
     if (this.#isClosed) return;
     this.#options.changed(false);
-    // When it was only the channel, the connection says nothing.
-    for (const each of [desk.channel, desk.lock]) each.close().catch(() => {});
-    this.#retry();
+    this.#connectAgain();
   }
 
-  #retry(): void {
+  #connectAgain(): void {
     clearTimeout(this.#retryTimer);
-    if (!this.#isClosed) this.#retryTimer = setTimeout(() => this.#setUpAgain(), RETRY_MS);
+    if (this.#isClosed) return;
+    const connection = this.#connection;
+    // Not at once: rabbitmq-client may be in the midst of handling the loss, and would connect again though it was ended.
+    setImmediate(() => connection?.unsafeDestroy());
+    this.#retryTimer = setTimeout(this.#connect, RETRY_MS);
   }
 
   #setUpAgain(): void {
-    if (this.#desk || this.#isSettingUp || this.#isClosed || !this.#connection?.ready) return;
+    if (this.#desk || this.#isSettingUp || this.#isClosed) return;
     this.#isSettingUp = true;
     const setUp = async () => {
       const desk = await this.#setUp(false);
@@ -210,15 +216,12 @@ export class Journal {
           await this.close();
           return;
         }
-        if (!desk.channel.active || !desk.lock.active) throw new Error("the channel was closed at once");
-        this.#desk = desk;
+        this.#use(desk);
         if (this.isUp) this.#options.changed(true);
       })
       .catch((cause: unknown) => {
         this.#noteError(cause);
-        // A channel that waits for an answer cannot be closed; only its connection can.
-        if (cause instanceof NoAnswer) this.#renew();
-        this.#retry();
+        this.#connectAgain();
       })
       .finally(() => {
         this.#isSettingUp = false;
@@ -233,10 +236,15 @@ export class Journal {
   async #publish(desk: Desk, queue: string, body: Buffer): Promise<void> {
     this.#published += 1;
     const messageId = String(this.#published);
+    // rabbitmq-client answers no publish whose channel is closed in the moment when it is written.
+    const { promise: lost, reject: end } = Promise.withResolvers<never>();
+    desk.unconfirmed.add(end);
     try {
-      await desk.channel.basicPublish({ routingKey: queue, mandatory: true, durable: true, messageId }, body);
+      await Promise.race([desk.channel.basicPublish({ routingKey: queue, mandatory: true, durable: true, messageId }, body), lost]);
     } catch (cause) {
       throw unavailable(`RabbitMQ did not confirm: ${textOf(cause)}.`, cause);
+    } finally {
+      desk.unconfirmed.delete(end);
     }
     // rabbitmq-client tells of a returned message by setImmediate, so after the confirm that the broker sends behind it.
     await new Promise((resolve) => setImmediate(resolve));

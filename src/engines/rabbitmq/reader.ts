@@ -25,6 +25,12 @@ export class Reader {
     this.#noteError = noteError;
   }
 
+  async #acquire(): Promise<Channel> {
+    const channel = await this.#connection.acquire({ emitErrorsFromChannel: true });
+    channel.on("error", (cause: unknown) => this.#noteError(cause));
+    return channel;
+  }
+
   /** How many records nobody holds. */
   async count(channel: Channel): Promise<number> {
     for (;;) {
@@ -47,7 +53,7 @@ export class Reader {
       for (;;) {
         const left = await this.count(counter);
         if (left === 0) break;
-        const channel = await this.#connection.acquire({ emitErrorsFromChannel: true });
+        const channel = await this.#acquire();
         channels.push(channel);
         await this.#take(channel, Math.min(left, MAX_PREFETCH), async (messages) => {
           for (const { body } of messages) replay.add(body);
@@ -66,7 +72,7 @@ export class Reader {
     clean: (bodies: readonly unknown[]) => Promise<Buffer | "nothing" | undefined>,
     publish: (body: Buffer) => Promise<void>,
   ): Promise<number> {
-    const channel = await this.#connection.acquire({ emitErrorsFromChannel: true });
+    const channel = await this.#acquire();
     let passed = 0;
     try {
       const count = await this.count(channel);
@@ -101,7 +107,6 @@ export class Reader {
       isClosed = true;
       wake();
     };
-    channel.on("error", (cause: unknown) => this.#noteError(cause));
     channel.on("close", close);
     channel.on("basic.cancel", close);
     await channel.basicQos({ prefetchCount: Math.min(prefetch, MAX_PREFETCH) });

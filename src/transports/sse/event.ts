@@ -45,6 +45,11 @@ export function writeProblem(reason: HandoverError): string {
   return writeEvent("problem", reason.problem(), { retry: reason.code === "replaced" ? REPLACED_RETRY_MS : undefined });
 }
 
+/** All of a stream that cannot begin now: an EventSource comes back by itself, not before it may. */
+export function writeRefusal(reason: HandoverError): string {
+  return writeEvent("problem", reason.problem(), { retry: (reason.retryAfterMs ?? 0) + between(MIN_RETRY_MS, MAX_RETRY_MS) });
+}
+
 function writeEvent(name: string, data: object, { id, retry }: { readonly id?: string; readonly retry?: number | undefined } = {}): string {
   const fields = [...(id === undefined ? [] : [`id: ${id}`]), ...(retry === undefined ? [] : [`retry: ${retry}`])];
   return [`event: ${name}`, ...fields, `data: ${JSON.stringify(data)}`, "", ""].join("\n");
