@@ -1,6 +1,6 @@
 /**
  * Whatever is asked of x0's address: 200 and an object, nothing of anybody else, nothing that runs in a page, and no answer at once to who would ask
- * again at once. 2,000 requests here; X0_FUZZ=200000 sends as many, X0_FUZZ_SEED the same ones again.
+ * again at once. 2,000 requests here, 200,000 with `npm run soak -- x0`; HANDOVER_SEED sends the same ones again.
  * @module
  */
 import { once } from "node:events";
@@ -8,13 +8,15 @@ import { connect, type Socket } from "node:net";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { call } from "../../src/testing/wire.ts";
+import { played } from "../support/soak.ts";
 import { start } from "../support/started.ts";
 import { MARK, type Shot, shots } from "./shots.ts";
 import { formOf, pollOf, Tab } from "./tab.ts";
 
-const REQUESTS = Number(process.env.X0_FUZZ ?? 2_000);
+const REQUESTS = Number(process.env.HANDOVER_RUNS ?? 2_000);
 /** As many connections; most of the time each waits for the second that it is held. */
 const AT_ONCE = 400;
+const SEED = Number(process.env.HANDOVER_SEED ?? Date.now() % 2 ** 31);
 const PATH = "/python/MsgHandler.py";
 /** Mail of a session that nobody of these guesses. */
 const SECRET = "what only its receiver may see";
@@ -178,8 +180,9 @@ for (const x0 of ["demo", "registered"] as const) {
         fc.string({ unit: "binary" }),
       );
       const requests = shots(session, fc.oneof(fc.constantFrom(...users), fc.constantFrom(...guesses)));
-      const seed = Number(process.env.X0_FUZZ_SEED ?? Math.floor(Math.random() * 2 ** 31));
+
       const startedMs = performance.now();
+      console.log(`${x0}: ${count} requests, HANDOVER_SEED=${SEED}`);
       const counted = { answered: 0, accepted: 0, given: 0, marks: 0, held: 0, refused: 0, cut: 0 };
 
       /** What must be so, whatever was asked. @throws Error */
@@ -224,7 +227,7 @@ for (const x0 of ["demo", "registered"] as const) {
       let drawn: Shot[] = [];
       const next = () => {
         if (drawn.length === 0 && portion * 1_000 < count) {
-          drawn = fc.sample(requests, { numRuns: Math.min(1_000, count - portion * 1_000), seed: seed + portion });
+          drawn = fc.sample(requests, { numRuns: Math.min(1_000, count - portion * 1_000), seed: SEED + portion });
           portion += 1;
         }
         return drawn.pop();
@@ -241,7 +244,7 @@ for (const x0 of ["demo", "registered"] as const) {
           } catch (thrown) {
             const { body, ...rest } = shot;
             const shown = { ...rest, body: Buffer.from(body).toString("latin1").slice(0, 500), bytes: body.length };
-            throw new Error(`${String(thrown)}\n${JSON.stringify(shown)}\n→ ${answer?.head} ${answer?.text.slice(0, 500)}\nX0_FUZZ_SEED=${seed}`);
+            throw new Error(`${String(thrown)}\n${JSON.stringify(shown)}\n→ ${answer?.head} ${answer?.text.slice(0, 500)}\nHANDOVER_SEED=${SEED}`);
           }
           if (answer) counted.answered += 1;
           else counted.cut += 1;
@@ -252,7 +255,8 @@ for (const x0 of ["demo", "registered"] as const) {
       };
       await Promise.all(Array.from({ length: AT_ONCE }, shootAll));
       const seconds = ((performance.now() - startedMs) / 1_000).toFixed(0);
-      console.log(`${x0}: ${count} requests in ${seconds} s, X0_FUZZ_SEED=${seed}: ${JSON.stringify(counted)}`);
+      const shown = Object.entries(counted).map(([what, times]) => `${times} ${what}`);
+      played(`${x0}: ${count} requests in ${seconds} s: ${shown.join(", ")}`);
       for (const [what, least] of [
         ["accepted", 50],
         ["given", 200],
