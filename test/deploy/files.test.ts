@@ -117,7 +117,7 @@ describeWith(SYSTEMD, "the units of systemd", () => {
     mkdirSync(units);
     for (const name of readdirSync(join(ROOT, "deploy/systemd"))) {
       // Where this machine has them.
-      const text = read(`systemd/${name}`).replace("/usr/bin/node", process.execPath).replace("/opt/handover/", ROOT);
+      const text = read(`systemd/${name}`).replaceAll("/opt/handover/", ROOT);
       writeFileSync(join(units, name), text);
     }
   });
