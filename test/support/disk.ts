@@ -3,13 +3,35 @@
  * @module
  */
 import { execFileSync } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 /** Mounts a disk of 8 MiB there; needs MOUNT. @returns what unmounts it */
 export function mountSmallDisk(dir: string): () => void {
   execFileSync("mount", ["-t", "tmpfs", "-o", "size=8m", "tmpfs", dir], { stdio: "pipe" });
   return () => execFileSync("umount", ["-l", dir]);
+}
+
+export type FileSystem = "ext4" | "xfs";
+
+/** Whether this machine can make one. */
+export function canMake(fileSystem: FileSystem): boolean {
+  return ["/sbin", "/usr/sbin"].some((dir) => existsSync(join(dir, `mkfs.${fileSystem}`)));
+}
+
+/** Makes a file that is a disk with an empty file system; needs MOUNT and {@link canMake}. */
+export function makeImage(image: string, fileSystem: FileSystem, bytes: number): void {
+  writeFileSync(image, "");
+  truncateSync(image, bytes);
+  const env = { PATH: "/usr/sbin:/sbin:/usr/bin:/bin" };
+  execFileSync(`mkfs.${fileSystem}`, [...(fileSystem === "ext4" ? ["-q", "-F"] : ["-q", "-f"]), image], { stdio: "pipe", env });
+}
+
+/** Mounts such a file in a folder, which is made. @returns what unmounts it */
+export function mountImage(image: string, dir: string, options = "loop"): () => void {
+  mkdirSync(dir, { recursive: true });
+  execFileSync("mount", ["-o", options, image, dir], { stdio: "pipe" });
+  return () => execFileSync("umount", [dir], { stdio: "pipe" });
 }
 
 export interface FaultyDisk {
