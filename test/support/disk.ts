@@ -37,7 +37,7 @@ export function mountImage(image: string, dir: string, options = "loop"): () => 
 export interface FaultyDisk {
   /** For LD_PRELOAD. */
   readonly library: string;
-  /** Every sync fails while this file says `eio`, and hangs for 25 s while it says `hang`. */
+  /** While this file says `eio` every sync fails, while it says `write` every write to a store's files, and while it says `hang` syncs take 25 s. */
   readonly control: string;
 }
 
@@ -51,13 +51,29 @@ export function makeFaultyDisk(dir: string): FaultyDisk {
     source,
     `#include <errno.h>
      #include <fcntl.h>
+     #include <stdio.h>
      #include <string.h>
      #include <sys/syscall.h>
      #include <unistd.h>
-     static int fault(long call, int fd) {
-       char what[8] = "";
+     static void look(char what[8]) {
+       memset(what, 0, 8);
        int file = open("${control}", O_RDONLY);
        if (file >= 0) { if (read(file, what, 7) < 0) what[0] = 0; close(file); }
+     }
+     static ssize_t put(int fd, const void *bytes, size_t n, off_t at) {
+       char what[8], link[64], path[256] = "";
+       look(what);
+       if (strncmp(what, "write", 5) == 0) {
+         snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+         if (readlink(link, path, sizeof path - 1) > 0 && strstr(path, "handover.db")) { errno = EIO; return -1; }
+       }
+       return syscall(SYS_pwrite64, fd, bytes, n, at);
+     }
+     ssize_t pwrite(int fd, const void *bytes, size_t n, off_t at) { return put(fd, bytes, n, at); }
+     ssize_t pwrite64(int fd, const void *bytes, size_t n, off_t at) { return put(fd, bytes, n, at); }
+     static int fault(long call, int fd) {
+       char what[8];
+       look(what);
        if (strncmp(what, "eio", 3) == 0) { errno = EIO; return -1; }
        if (strncmp(what, "hang", 4) == 0) sleep(25);
        return syscall(call, fd);
