@@ -61,7 +61,7 @@ export async function cutPower(fileSystem: FileSystem, cuts: number, random: () 
       const said = readSaid(child.lines);
       if (existsSync(join(dir, "left", "data"))) {
         cpSync(join(dir, "left", "data"), copy, { recursive: true });
-        tally.add(said, await inspect(copy, said), `cut ${cut}`);
+        tally.add(said, inspect(copy, said), `cut ${cut}`);
         rmSync(copy, { recursive: true });
       } else tally.add(said, { lost: said.stored.size, back: 0, unreadable: "the data folder is not there" }, `cut ${cut}`);
       unmountAll();
