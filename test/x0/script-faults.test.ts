@@ -167,7 +167,7 @@ describeWith(CHROMIUM, "x0's page with the script line on a bad network", () => 
   });
 
   it("[X74] … nor is anything lost, with reloads and a message around each", { timeout: 900_000 }, async () => {
-    const rounds = Number(process.env.X0_RELOADS ?? 10);
+    const rounds = Number(process.env.HANDOVER_RUNS ?? 10);
     const scene = await openScene(FIXED, { browser });
     ends.push(() => scene.stop());
     const { app } = scene;
