@@ -13,7 +13,7 @@ import { openRelay, type Relay } from "../support/demo.ts";
 import { CHROMIUM, describeWith } from "../support/needs.ts";
 import { App, launchBrowser, type Tab } from "./app.ts";
 import { FIXED } from "./mode.ts";
-import { eventually, openScene, type Scene, sendTo, stateOf, texts, valuesOf } from "./scripted.ts";
+import { eventually, openScene, type Scene, sendTo, stateOf, texts, UNREACHABLE, valuesOf } from "./scripted.ts";
 import { Supervised } from "./supervised.ts";
 
 /** How long the server is away, s. The default keeps `npm test` short; the claim is for 60. */
@@ -247,6 +247,18 @@ describeWith(CHROMIUM, "x0's page with the script line on a bad network", () => 
     expect((await engine.totals()).accepted - accepted).toBe(1);
     const other = await app.open(await app.person(), "lost-2");
     await eventually(async () => expect(await shownIn(other)).toEqual(["once"]));
+  });
+
+  it("[X75] … so is one that a proxy answers in the server's place", { timeout: 60_000 }, async () => {
+    const scene = await openScene(FIXED, { browser });
+    ends.push(() => scene.stop());
+    const person = await scene.app.person();
+    let refused = 0;
+    await person.route(/\/python\/MsgHandler/, (route) => (refused++ < 2 ? route.fulfill(UNREACHABLE) : route.continue()));
+    const tab = await scene.app.open(person, "proxy");
+    expect(await tab.send("sess-proxy-2", "at last")).toBe("successful");
+    expect(refused).toBeGreaterThan(2);
+    expect((await scene.started.server.engine.totals()).accepted).toBe(1);
   });
 
   it("[X75] a send that is never answered is unsuccessful after 30 s, and does not turn for ever", { timeout: 60_000 }, async () => {
