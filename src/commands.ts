@@ -3,13 +3,27 @@
  * @module
  */
 import { readFileSync } from "node:fs";
-import { Command, InvalidArgumentError, Option } from "commander";
+import { Command, InvalidArgumentError } from "commander";
 import { Authenticator } from "./auth.ts";
 import { connect, type Handover, type Message } from "./client/index.ts";
-import { type Config, ConfigError, describeConfig, loadConfig, optionOf, rows, type SettingKey } from "./config.ts";
+import { type Config, ConfigError, describeConfig } from "./config.ts";
 import { HandoverError } from "./errors.ts";
+import { backupCommand, doctorCommand, restoreCommand } from "./maintenance.ts";
+import {
+  asClient,
+  clientSecrets,
+  detailOf,
+  type Flags,
+  fetchFrom,
+  jsonOrText,
+  serverUrl,
+  settingsOf,
+  type ToolFlags,
+  withoutTools,
+  withSettings,
+} from "./options.ts";
 import type { SessionId, UserId } from "./protocol.ts";
-import { type Secrets, type Server, secretsOf, startServer, VERSION } from "./server.ts";
+import { type Server, secretsOf, startServer, VERSION } from "./server.ts";
 import { inheritedSocket, supervise } from "./supervise.ts";
 
 /** A stop that takes longer than this is cut short. */
@@ -37,6 +51,7 @@ In earnest:
   program.addCommand(listenCommand());
   program.addCommand(tokenCommand());
   program.addCommand(configCommand());
+  for (const command of [backupCommand, restoreCommand, doctorCommand]) program.addCommand(command());
   try {
     await program.parseAsync([...argv]);
   } catch (thrown) {
@@ -50,24 +65,6 @@ function explain(thrown: unknown): string {
   // The SDK's errors, which are not the server's class.
   if (thrown instanceof Error && "code" in thrown && typeof thrown.code === "string") return `${thrown.message} (${thrown.code})`;
   return thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown);
-}
-
-type Flags = Partial<Record<SettingKey, string | boolean>> & { config?: string };
-
-/** Adds an option for each setting. */
-function withSettings(command: Command, keys?: readonly SettingKey[]): Command {
-  command.option("--config <file>", "JSON file with settings (HANDOVER_CONFIG)");
-  for (const [key, row] of rows()) {
-    if (keys && !keys.includes(key)) continue;
-    const shown = row.default === "" ? "" : ` [${String(row.default)}${row.unit ? ` ${row.unit}` : ""}]`;
-    const value = typeof row.default === "boolean" ? "" : ` <${row.unit ?? (typeof row.default === "number" ? "number" : "text")}>`;
-    command.addOption(new Option(`${optionOf(key)}${value}`, `${row.says}${shown} (${row.variable})`));
-  }
-  return command;
-}
-
-function settingsOf({ config: file, ...flags }: Flags): Config {
-  return loadConfig({ file: file ?? process.env.HANDOVER_CONFIG, environment: process.env, flags });
 }
 
 function serveCommand(): Command {
@@ -160,22 +157,6 @@ function greet(config: Config, { url, engine }: Server): void {
   );
 }
 
-interface ToolFlags extends Flags {
-  url?: string;
-  token?: string;
-}
-
-/** Options of a command that talks to a running server. */
-function asClient(command: Command): Command {
-  return withSettings(command, ["dev", "data", "serviceKey"])
-    .addOption(new Option("--url <url>", "the server [http://127.0.0.1:8080]").env("HANDOVER_URL"))
-    .addOption(new Option("--token <token>", "a user's token, instead of the service key").env("HANDOVER_TOKEN"));
-}
-
-function serverUrl(flags: ToolFlags, config: Config): string {
-  return (flags.url ?? `http://${config.host}:${config.port}`).replace(/\/$/, "");
-}
-
 /** A token for `user`, as its backend would get it: with the service key, from the server. */
 async function sessionToken(url: string, serviceKey: string, user: string): Promise<string> {
   if (serviceKey === "")
@@ -191,27 +172,6 @@ async function sessionToken(url: string, serviceKey: string, user: string): Prom
     if ("detail" in body) throw new ConfigError(`${url} made no session: ${String(body.detail)}`);
   }
   throw new ConfigError(`${url} answered ${response.status}, which is not a Handover server's answer.`);
-}
-
-async function fetchFrom(url: string, path: string, init: RequestInit): Promise<Response> {
-  try {
-    return await fetch(`${url}${path}`, init);
-  } catch (cause) {
-    throw new ConfigError(`There is no answer from ${url}. Is the server running there? (--url)`, { cause });
-  }
-}
-
-function clientSecrets(config: Config): Pick<Secrets, "serviceKey"> {
-  return config.dev ? secretsOf(config) : { serviceKey: config.serviceKey };
-}
-
-/** JSON if it is JSON, else the text itself. */
-function jsonOrText(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return text;
-  }
 }
 
 function sendCommand(): Command {
@@ -326,16 +286,6 @@ function configCommand(): Command {
     process.stdout.write(`${describeConfig(config)}\n`);
     if (!config.dev) secretsOf(config);
   });
-}
-
-/** The flags that are settings. */
-function withoutTools({ url: _url, token: _token, ...settings }: ToolFlags): Flags {
-  return settings;
-}
-
-function detailOf(answer: string): string {
-  const problem = jsonOrText(answer);
-  return typeof problem === "object" && problem !== null && "detail" in problem ? String(problem.detail) : answer;
 }
 
 function wholeSeconds(text: string): number {

@@ -191,6 +191,12 @@ export interface CommitDone {
 /** Deliveries (a message for one recipient) since the store was made: `accepted` is the sum of all the others. */
 export type Totals = Readonly<Record<"accepted" | "unsettled" | Ending, number>>;
 
+/** A backup, to be read to its end or destroyed. */
+export interface BackupFile {
+  readonly bytes: number;
+  readonly content: NodeJS.ReadableStream;
+}
+
 export interface Engine {
   readonly name: string;
   readonly supports: EngineSupports;
@@ -227,6 +233,12 @@ export interface Engine {
   endSession(session: SessionId): Promise<SessionEnd>;
   /** The exact accounting of promise 2: what was accepted, how it ended, and what has not. Each number is as durable as the change it counts. */
   totals(): Promise<Totals>;
+  /**
+   * A copy of the store as it is at one moment, made while it goes on; only where an engine can. One at a time.
+   * @returns the copy; nothing of it stays here
+   * @throws HandoverError store-full | rate-limited | store-unavailable
+   */
+  backup?(): Promise<BackupFile>;
   /** Commits what was asked, then closes. Later calls are refused with store-unavailable. */
   close(): Promise<void>;
 }

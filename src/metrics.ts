@@ -105,6 +105,11 @@ export class Metrics {
     buckets: DELIVERY_SECONDS,
     registers: [this.#registry],
   });
+  readonly #damaged = new Counter({
+    name: "handover_store_damaged_total",
+    help: "Messages and idempotency keys that the store found damaged on the disk, and gave to nobody.",
+    registers: [this.#registry],
+  });
   readonly #present = this.#delivery.labels("present");
   readonly #returning = this.#delivery.labels("returning");
 
@@ -194,6 +199,11 @@ export class Metrics {
   readonly committed = ({ messages, durationMs }: CommitDone): void => {
     this.#commit.observe(durationMs / 1000);
     this.#commitMessages.observe(messages);
+  };
+
+  /** The store has found so much damaged. */
+  readonly damaged = (count: number): void => {
+    this.#damaged.inc(count);
   };
 
   /** A link that counts what it is handed. @param presentSinceMs  since when its receiver has been there, ms since the Unix epoch */

@@ -58,7 +58,7 @@ export function metricsRoute(app: FastifyInstance, options: MonitoringOptions): 
  * Whether somebody on this machine asks, and asks us: not a proxy on behalf of others, and not a page in a browser here, which could name
  * this address as its own (DNS rebinding) but sends its name as `Host`.
  */
-function isFromHere({ socket, headers }: IncomingMessage): boolean {
+export function isFromHere({ socket, headers }: IncomingMessage): boolean {
   if (!/^(::ffff:)?127\.|^::1$/.test(socket.remoteAddress ?? "")) return false;
   if (PROXY_HEADERS.some((name) => headers[name] !== undefined)) return false;
   return /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?$/i.test(headers.host ?? "");

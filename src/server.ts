@@ -10,8 +10,9 @@ import { join, resolve } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { type Logger, pino } from "pino";
 import { Authenticator, type Provider, parseServiceKeys } from "./auth.ts";
+import { backupRoute } from "./backup.ts";
 import { type Config, ConfigError, listOf } from "./config.ts";
-import type { CommitDone, Engine } from "./engine.ts";
+import type { Engine } from "./engine.ts";
 import { memoryEngine } from "./engines/memory.ts";
 import { rabbitmqEngine } from "./engines/rabbitmq.ts";
 import { sqliteEngine } from "./engines/sqlite.ts";
@@ -59,7 +60,7 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
   requireLoopback(config, config.host);
   // The engine is made with it, and it names the engine.
   const metrics = new Metrics({ version: VERSION, engine: config.engine.split(":", 1)[0] ?? "" });
-  const engine = engineOf(config, log, metrics.committed);
+  const engine = engineOf(config, log, metrics);
   let hasFailed = false;
   await engine.open((cause) => {
     hasFailed = true;
@@ -104,6 +105,7 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
       log,
     });
     metricsRoute(app, { access: config.metrics, metrics, engine, hub, webSockets: () => webSocket.size, isReady: () => !hasFailed });
+    backupRoute(app, engine, hub);
     sdkRoute(app);
     descriptionRoutes(app, { version: VERSION, maxMessageBytes: config.maxMessageBytes, maxTtlSeconds: Math.floor(config.maxTtlMs / 1000) });
     if (x0) {
@@ -204,13 +206,13 @@ async function listen(app: Awaited<ReturnType<typeof httpServer>>, config: Confi
   }
 }
 
-function engineOf(config: Config, log: Logger, committed: (commit: CommitDone) => void): Engine {
+function engineOf(config: Config, log: Logger, { committed, damaged }: Metrics): Engine {
   const caps = { mailboxMaxMessages: config.mailboxMaxMessages, mailboxMaxBytes: config.mailboxMaxBytes };
   if (config.engine === "memory:") return memoryEngine(caps);
   const say = (line: string) => log.error(line);
-  if (!config.engine.startsWith("amqp")) return sqliteEngine({ ...caps, dir: resolve(config.data), log: say, committed });
+  if (!config.engine.startsWith("amqp")) return sqliteEngine({ ...caps, dir: resolve(config.data), log: say, committed, damaged });
   // A folder of its own: the index belongs to the journal.
-  const index = sqliteEngine({ ...caps, dir: join(resolve(config.data), "rabbitmq"), log: say, committed });
+  const index = sqliteEngine({ ...caps, dir: join(resolve(config.data), "rabbitmq"), log: say, committed, damaged });
   const { searchParams } = new URL(config.engine);
   const [journal, refill] = [searchParams.get("journal"), searchParams.get("refill")];
   return rabbitmqEngine({ url: config.engine, index, log: say, refill: refill === "1", ...(journal === null ? {} : { journal }) });

@@ -265,6 +265,17 @@ export const OPERATIONS: readonly Operation[] = [
   },
   {
     method: "get",
+    path: "/v1/backup",
+    id: "backup",
+    tag: "operation",
+    summary: "A copy of the store, made while it goes on",
+    description: "To service keys, and to this machine only. `handover backup` asks for it and looks whether it is whole.",
+    asks: ["serviceKey"],
+    answers: { 200: { description: "An SQLite database.", type: "application/vnd.sqlite3" } },
+    problems: [...IDENTITY.filter((code) => code !== "bad-request"), "forbidden", "unsupported", "rate-limited"],
+  },
+  {
+    method: "get",
     path: "/openapi.json",
     id: "openapi",
     tag: "operation",

@@ -5,11 +5,14 @@
  * while it is busy. So a lone caller waits for one sync of the disk, and sixty-four share one.
  * @module
  */
+import { open, rm } from "node:fs/promises";
+import { join } from "node:path";
 import { Worker } from "node:worker_threads";
 import type {
   Addressed,
   Appended,
   Attachment,
+  BackupFile,
   CommitDone,
   Ended,
   Engine,
@@ -26,6 +29,7 @@ import type {
 import { HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
 import type { FromWorker, Happening, Op, Result, ResultOf, ToWorker, UnsettledRow, WorkerOptions } from "./sqlite/call.ts";
+import { COPY } from "./sqlite/call.ts";
 import {
   checkText,
   checkWhole,
@@ -60,12 +64,15 @@ export interface SqliteOptions {
   readonly log?: (line: string) => void;
   /** Told of each commit, for the metrics. */
   readonly committed?: (commit: CommitDone) => void;
+  /** Told how much was found damaged on the disk, for the metrics; each has a line in the log. */
+  readonly damaged?: (count: number) => void;
 }
 
 /** The embedded engine, with what only it has. */
 export interface SqliteEngine extends Engine {
   /** Does now what time has made due: expiry, return of nacked mail, purge. It happens by itself; for tests with a clock of their own. */
   sweep(): Promise<void>;
+  backup(): Promise<BackupFile>;
   /**
    * All that is unsettled, in the order of its acceptance, each message with the recipients for whom it waits. What the store does not keep is
    * not told: idempotency keys, and when a message was accepted (now, instead).
@@ -73,6 +80,8 @@ export interface SqliteEngine extends Engine {
   unsettled(): Promise<readonly Addressed[]>;
   /** Commits, each with its sync, since it was opened. */
   readonly commits: number;
+  /** Messages, and keys of messages, that were found damaged on the disk since it was opened: each has a line in the log, and no receiver. */
+  readonly damages: number;
 }
 
 /** A timer sleeps no longer than this, so that a clock that is set anew does no harm. */
@@ -114,12 +123,14 @@ class Sqlite implements SqliteEngine {
   readonly name = "sqlite";
   readonly supports = { durable: "power", manyNodes: false, topic: true, takeBack: true, state: true, receipts: false } as const;
   commits = 0;
+  damages = 0;
 
   readonly #workerOptions: WorkerOptions;
   readonly #commitTimeoutMs: number;
   readonly #now: () => number;
   readonly #log: (line: string) => void;
   readonly #committed: ((commit: CommitDone) => void) | undefined;
+  readonly #damaged: ((count: number) => void) | undefined;
   readonly #tails = new Map<UserId, Tail>();
   #worker: Worker | undefined;
   #epoch = "" as Epoch;
@@ -132,11 +143,12 @@ class Sqlite implements SqliteEngine {
   #watchdog: NodeJS.Timeout | undefined;
   #sweepTimer: NodeJS.Timeout | undefined;
   #sweepAtMs = Number.POSITIVE_INFINITY;
-  #isSweeping = false;
+  #sweeps = 0;
   #restTimer: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
   #whenIdle: (() => void) | undefined;
   #whenClosed: (() => void) | undefined;
+  #copied: ((error?: HandoverError) => void) | undefined;
 
   constructor(options: SqliteOptions) {
     this.#workerOptions = {
@@ -150,6 +162,7 @@ class Sqlite implements SqliteEngine {
     this.#now = options.now ?? Date.now;
     this.#log = options.log ?? ((line) => console.error(line));
     this.#committed = options.committed;
+    this.#damaged = options.damaged;
   }
 
   async open(failed: EngineFailed): Promise<void> {
@@ -295,8 +308,30 @@ class Sqlite implements SqliteEngine {
     return toAddressed(rows, this.#now());
   }
 
+  async backup(): Promise<BackupFile> {
+    if (this.#state !== "open") throw new HandoverError("store-unavailable", "The store is not open.");
+    if (this.#copied) throw new HandoverError("rate-limited", "Another backup is being made; wait until it is done.");
+    const { dir } = this.#workerOptions;
+    await new Promise<void>((resolve, reject) => {
+      this.#copied = (error) => {
+        this.#copied = undefined;
+        error ? reject(error) : resolve();
+      };
+      this.#worker?.postMessage({ kind: "copy" } satisfies ToWorker);
+    });
+    const handle = await open(join(dir, COPY));
+    // Whoever reads it has it; when this process ends, nothing is left.
+    await rm(join(dir, COPY));
+    return { bytes: (await handle.stat()).size, content: handle.createReadStream() };
+  }
+
   async sweep(): Promise<void> {
-    while (await this.#sweepStep()) {}
+    this.#sweeps += 1;
+    try {
+      while (await this.#sweepStep()) {}
+    } finally {
+      this.#sweeps -= 1;
+    }
   }
 
   #sweepStep(): Promise<boolean> {
@@ -327,6 +362,7 @@ class Sqlite implements SqliteEngine {
       this.#watch("The store did not close in time.");
       worker.postMessage({ kind: "close" } satisfies ToWorker);
       await closed;
+      this.#copied?.(new HandoverError("store-unavailable", "The store was closed before the backup was made."));
       clearTimeout(this.#watchdog);
       if (!this.#isFailed()) this.#state = "closed";
     } else if (this.#state === "new") this.#state = "closed";
@@ -388,7 +424,11 @@ class Sqlite implements SqliteEngine {
         if (message.more) this.#restSoon(REST_STEP_MS);
         return;
       case "failed":
-        this.#fail(`The store cannot be written any more (${message.message}).`);
+        if (message.isDamaged) this.#end(new HandoverError("store-unavailable", message.message));
+        else this.#fail(`The store cannot be written any more (${message.message}).`);
+        return;
+      case "copied":
+        this.#copied?.(message.refusal ? new HandoverError(message.refusal.refused, message.refusal.message) : undefined);
         return;
       case "closed":
         this.#state = "closed";
@@ -400,6 +440,8 @@ class Sqlite implements SqliteEngine {
   #finish(message: Extract<FromWorker, { kind: "done" }>): void {
     const batch = this.#sent ?? [];
     this.#sent = undefined;
+    if (message.damages > this.damages) this.#damaged?.(message.damages - this.damages);
+    this.damages = message.damages;
     clearTimeout(this.#watchdog);
     // The next batch first: the worker shall not wait while the results of this one are handed out.
     this.#flush();
@@ -469,15 +511,10 @@ class Sqlite implements SqliteEngine {
     this.#sweepTimer = setTimeout(() => {
       this.#sweepAtMs = Number.POSITIVE_INFINITY;
       if (this.#now() < dueMs) return this.#sweepBy(dueMs);
-      // One at a time, or steps would gather into one batch and others wait for all of them. The one that is under way says what is due next.
-      if (this.#isSweeping) return;
-      this.#isSweeping = true;
-      this.sweep()
-        // A full disk or a store that is closing: what is due stays due.
-        .catch(() => this.#sweepBy(this.#now() + 1_000))
-        .finally(() => {
-          this.#isSweeping = false;
-        });
+      // One that is at work goes on, and its last step says when the next is due. Two would make each other's commits longer.
+      if (this.#sweeps > 0) return;
+      // A full disk or a store that is closing: what is due stays due.
+      this.sweep().catch(() => this.#sweepBy(this.#now() + 1_000));
     }, sleepMs).unref();
   }
 
@@ -507,19 +544,20 @@ class Sqlite implements SqliteEngine {
 
   /** The end of this engine: what is on the disk can be trusted, what will be written cannot. */
   #fail(what: string, cause?: unknown): void {
+    const todo = `This process must stop and be started again when the disk of ${this.#workerOptions.dir} is in order; nothing that was accepted is lost.`;
+    this.#end(new HandoverError("store-unavailable", `${what} ${todo}`, { cause }));
+  }
+
+  #end(error: HandoverError): void {
     if (this.#state === "failed" || this.#state === "closed") return;
     this.#state = "failed";
     this.#stopTimers();
     this.#worker?.unref();
-    const error = new HandoverError(
-      "store-unavailable",
-      `${what} This process must stop and be started again when the disk of ${this.#workerOptions.dir} is in order; nothing that was accepted is lost.`,
-      { cause },
-    );
     const asked = [...(this.#sent ?? []), ...this.#queue];
     this.#sent = undefined;
     this.#queue = [];
     for (const each of asked) each.failed(error);
+    this.#copied?.(error);
     const tails = [...this.#tails.values()];
     this.#tails.clear();
     for (const tail of tails) {

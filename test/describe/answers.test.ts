@@ -2,6 +2,7 @@
  * What the running server answers and sends, held against its own descriptions; and what they say is answered, is.
  * @module
  */
+import { Readable } from "node:stream";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { Authenticator } from "../../src/auth.ts";
 import { type ErrorCode, HandoverError } from "../../src/errors.ts";
@@ -62,6 +63,7 @@ const GOOD: Readonly<Record<string, () => Asked & { method: string; path: string
   endSession: () => ({ method: "DELETE", path: "/v1/sessions/s", ...service }),
   keepToken: () => ({ method: "POST", path: "/v1/cookie" }),
   metrics: () => ({ method: "GET", path: "/metrics", headers: { Via: "1.1 proxy" } }),
+  backup: () => ({ method: "GET", path: "/v1/backup", ...service }),
 };
 
 /** What goes wrong in the same way with every request that says who asks. */
@@ -76,8 +78,8 @@ async function identityProblems(id: string): Promise<void> {
     failing("admitSession", code);
     await asked(`a new session, ${code}`, { token: started.token("alice", { sid: `new-${id}-${code}` }) });
   }
-  // The metrics know no cookie.
-  if (id !== "metrics") await asked("two cookies", { token: "", headers: { Cookie: "handover=a; handover=b" } });
+  // What is for operators knows no cookie.
+  if (id !== "metrics" && id !== "backup") await asked("two cookies", { token: "", headers: { Cookie: "handover=a; handover=b" } });
 }
 
 /** What goes wrong in the same way with every request that has a body. */
@@ -259,6 +261,18 @@ describe("answers over HTTP", () => {
     await get("isLive", "/livez");
     await get("metrics", "/metrics");
     await get("metrics", "/metrics", { headers: { Via: "1.1 proxy" } });
+    await identityProblems("backup");
+    const backup = (asked: Asked) => get("backup", "/v1/backup", { ...service, ...asked });
+    await backup({});
+    await backup({ token: started.token("alice") });
+    await backup({ headers: { Via: "1.1 proxy" } });
+    const { engine } = started.server;
+    engine.backup = async () => ({ bytes: 4, content: Readable.from(["SQLi"]) });
+    await backup({});
+    for (const code of ["rate-limited", "store-full", "store-unavailable"] as const) {
+      engine.backup = () => Promise.reject(new HandoverError(code, "Made for this test, by hand."));
+      await backup({});
+    }
     await get("sdk", "/handover.js");
     for (const [id, path] of [
       ["openapi", "/openapi.json"],

@@ -5,7 +5,8 @@
 import { afterEach, beforeEach, expect, test } from "vitest";
 import type { CommitDone } from "../../src/engine.ts";
 import type { Op, WorkerOptions } from "../../src/engines/sqlite/call.ts";
-import { type Db, openDatabase } from "../../src/engines/sqlite/schema.ts";
+import { openDatabase } from "../../src/engines/sqlite/open.ts";
+import type { Db } from "../../src/engines/sqlite/schema.ts";
 import { STEP_ROWS } from "../../src/engines/sqlite/statement.ts";
 import { Store } from "../../src/engines/sqlite/store.ts";
 import { toItem } from "../../src/engines/sqlite/value.ts";

@@ -3,7 +3,8 @@ import { join } from "node:path";
 import Database from "better-sqlite3";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { Attachment, Entry } from "../../src/engine.ts";
-import { databaseFile, MIGRATIONS, openDatabase } from "../../src/engines/sqlite/schema.ts";
+import { openDatabase } from "../../src/engines/sqlite/open.ts";
+import { databaseFile, MIGRATIONS } from "../../src/engines/sqlite/schema.ts";
 import { SQL } from "../../src/engines/sqlite/statement.ts";
 import { type SqliteEngine, type SqliteOptions, sqliteEngine } from "../../src/engines/sqlite.ts";
 import type { ReceiverId, SessionId, UserId } from "../../src/protocol.ts";
@@ -172,16 +173,16 @@ test("[E49] a store of a newer version, of another program, or damaged is refuse
   const broken = join(folder.dir, "broken");
   mkdirSync(broken);
   writeFileSync(databaseFile(broken), "this is no database".repeat(1_000));
-  expect(await refusal({ dir: broken })).toMatch(/damaged.*restore a backup/);
+  expect(await refusal({ dir: broken })).toMatch(/damaged: .*handover doctor --data .*--repair.*handover restore/);
 
   writeFileSync(join(folder.dir, "a-file"), "");
   expect(await refusal({ dir: join(folder.dir, "a-file", "below") })).toMatch(/cannot be made/);
 });
 
-test("[E68] a store that an older version wrote is taken over as it is: mail, numbers, keys and totals", async () => {
+test.each([1, 3])("[E68] a store that an older version (%d) wrote is taken over as it is: mail, numbers, keys and totals", async (version) => {
   const old = new Database(databaseFile(folder.dir));
-  old.exec(readFileSync(new URL("store-1.sql", import.meta.url), "utf8"));
-  expect(old.pragma("user_version", { simple: true })).toBe(1);
+  old.exec(readFileSync(new URL(`store-${version}.sql`, import.meta.url), "utf8"));
+  expect(old.pragma("user_version", { simple: true })).toBe(version);
   old.close();
   // The day that it was written.
   const engine = await open({ now: () => Date.parse("2026-01-01T01:00:00Z") });
@@ -195,6 +196,7 @@ test("[E68] a store that an older version wrote is taken over as it is: mail, nu
   expect(gaps).toEqual([{ from: 3, to: 3, reason: "dead" }]);
   const again = makeMessage("again", ["eve"], { source: "/users/alice", idempotency: { key: "k", hash: "h" } });
   expect(await engine.append([again])).toMatchObject([{ outcome: "repeated", accepted: { id: "keyed" } }]);
+  if (version >= 3) expect(await desk.held("r" as ReceiverId, "tab-1" as SessionId)).toEqual([5]);
   // What is new works with what is old.
   const { evicted } = await engine.endSession("tab-1" as SessionId);
   expect(evicted.map(({ id }) => id)).toEqual(["delayed-of-session", "of-session"]);
@@ -204,13 +206,17 @@ test("[E68] a store that an older version wrote is taken over as it is: mail, nu
   expect(db.pragma("user_version", { simple: true })).toBe(MIGRATIONS.length);
   expect(db.pragma("integrity_check", { simple: true })).toBe("ok");
   db.close();
+  // Everything has its checksum: it is found in order when it is opened again.
+  const later = await open({ now: () => Date.parse("2026-01-01T02:00:00Z") });
+  expect((await (await later.attach("eve" as UserId, silent)).read({ after: 0, limit: 9, maxBytes: 9_999, session: S })).entries.length).toBe(2);
+  expect(later.damages).toBe(0);
 });
 
 test("[E50] the folder is made on first use, for its owner only, with room kept for a full disk", async () => {
   const dir = join(folder.dir, "a", "b");
   await open({ dir });
   expect(statSync(dir).mode & 0o777).toBe(0o700);
-  expect(readdirSync(dir).sort()).toEqual(["handover.db", "handover.db-wal", "reserve"]);
+  expect(readdirSync(dir).sort()).toEqual(["handover.db", "handover.db-wal", "mark", "reserve"]);
   expect(statSync(join(dir, "reserve")).size).toBe(65_536);
 });
 

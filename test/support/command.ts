@@ -24,6 +24,18 @@ export async function freePort(): Promise<number> {
   return address.port;
 }
 
+/** What the server and its tools are told by their environment. */
+const SECRETS = { HANDOVER_SERVICE_KEY: SERVICE_KEY, HANDOVER_TOKEN_SECRET: TOKEN_SECRET };
+
+/** Runs `handover` with these words to its end. */
+export async function runCommand(...words: readonly string[]): Promise<{ readonly code: number | null; readonly output: string }> {
+  const child = spawn(process.execPath, [COMMAND, ...words], { env: { PATH: process.env.PATH, ...SECRETS }, stdio: ["ignore", "pipe", "pipe"] });
+  let output = "";
+  for (const stream of [child.stdout, child.stderr]) stream.on("data", (chunk: Buffer) => (output += chunk.toString()));
+  const [code] = await once(child, "close");
+  return { code, output };
+}
+
 export class CommandServer {
   readonly url: string;
   readonly #process: ChildProcess;
@@ -39,7 +51,7 @@ export class CommandServer {
   static async start(port: number, data: string, flags: readonly string[] = [], environment: NodeJS.ProcessEnv = {}): Promise<CommandServer> {
     if (!existsSync(COMMAND)) throw new Error(`${COMMAND} is not there: run \`npm run build\``);
     const child = spawn(process.execPath, [COMMAND, "serve", "--host", "127.0.0.1", "--port", String(port), "--data", data, ...flags], {
-      env: { PATH: process.env.PATH, HANDOVER_SERVICE_KEY: SERVICE_KEY, HANDOVER_TOKEN_SECRET: TOKEN_SECRET, ...environment },
+      env: { PATH: process.env.PATH, ...SECRETS, ...environment },
       stdio: ["ignore", "pipe", "pipe"],
     });
     // Not left behind when the test run itself is ended.

@@ -10,6 +10,9 @@ import type { ErrorCode } from "../../errors.ts";
 export const ENDINGS = ["acked", "expired", "replaced", "evicted", "dead"] as const;
 export const [ACKED, EXPIRED, REPLACED, EVICTED, DEAD] = [0, 1, 2, 3, 4] as const;
 
+/** Where, in the data folder, a copy is while it is made: one at a time. */
+export const COPY = "backup.part";
+
 /** One message to append: `sessions` has one element per user, or is null when no recipient names one. */
 export type AppendItem = readonly [
   id: string,
@@ -125,7 +128,11 @@ export interface Batch {
   readonly ops: readonly Op[];
 }
 
-export type ToWorker = { readonly kind: "batch"; readonly batch: Batch } | { readonly kind: "rest" } | { readonly kind: "close" };
+export type ToWorker =
+  | { readonly kind: "batch"; readonly batch: Batch }
+  | { readonly kind: "rest" }
+  | { readonly kind: "copy" }
+  | { readonly kind: "close" };
 export type FromWorker =
   | { readonly kind: "open"; readonly epoch: string; readonly log: readonly string[] }
   | { readonly kind: "refused"; readonly message: string }
@@ -138,11 +145,15 @@ export type FromWorker =
       readonly wrote: boolean;
       /** From the transaction's beginning to its end on the disk. */
       readonly durationMs: number;
+      /** Damaged messages found since the store was opened. */
+      readonly damages: number;
       readonly log: readonly string[];
     }
   /** Upkeep of the file was done as far as one step goes. */
   | { readonly kind: "rested"; readonly more: boolean; readonly log: readonly string[] }
-  | { readonly kind: "failed"; readonly message: string; readonly log: readonly string[] }
+  | { readonly kind: "failed"; readonly message: string; readonly isDamaged: boolean; readonly log: readonly string[] }
+  /** A copy of the store was made, or why not. */
+  | { readonly kind: "copied"; readonly refusal: Refusal | null }
   | { readonly kind: "closed" };
 
 export interface WorkerOptions {

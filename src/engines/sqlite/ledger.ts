@@ -1,5 +1,7 @@
 import type { Totals } from "../../engine.ts";
 import { ENDINGS } from "./call.ts";
+import { checksumOfMailbox } from "./checksum.ts";
+import { Damaged } from "./schema.ts";
 import type { MailboxRow, Statements } from "./statement.ts";
 
 /** Mailboxes kept in memory between batches. */
@@ -33,20 +35,20 @@ export class Ledger {
     const cached = this.#byUser.get(user);
     if (cached) return cached;
     const box = this.#run.mailboxOf.get(user);
-    return box && this.#cache(box);
+    return box && this.#cache(checked(box));
   }
 
   mailbox(id: number): MailboxRow {
     const cached = this.#byId.get(id);
     if (cached) return cached;
     const box = this.#run.mailbox.get(id);
-    if (!box) throw new Error(`A delivery belongs to mailbox ${id}, which does not exist.`);
-    return this.#cache(box);
+    if (!box) throw new Damaged(`a delivery belongs to mailbox ${id}, which is not there`);
+    return this.#cache(checked(box));
   }
 
   makeMailbox(user: string): MailboxRow {
     const id = Number(this.#run.makeMailbox.run(user).lastInsertRowid);
-    const box = this.#cache({ id, user, head: 0, count: 0, bytes: 0, forgotten: 0, holds: 0 });
+    const box = this.#cache({ id, user, head: 0, count: 0, bytes: 0, forgotten: 0, holds: 0, checksum: 0 });
     this.#marks.at(-1)?.made.push(box);
     return box;
   }
@@ -73,7 +75,8 @@ export class Ledger {
 
   /** Writes what has changed, for the commit that follows. */
   write(): void {
-    for (const box of this.#changed) this.#run.keepMailbox.run(box.head, box.count, box.bytes, box.forgotten, box.holds, box.id);
+    for (const box of this.#changed)
+      this.#run.keepMailbox.run(box.head, box.count, box.bytes, box.forgotten, box.holds, checksumOfMailbox(box), box.id);
     for (const [place, n] of this.#totals.entries()) if (n !== 0) this.#run.addTotal.run(n, TOTALS[place]);
   }
 
@@ -128,4 +131,10 @@ export class Ledger {
     this.#byId.set(box.id, box);
     return box;
   }
+}
+
+/** A mailbox with a wrong head would give numbers twice, one with a wrong user is somebody else's. */
+function checked(box: MailboxRow): MailboxRow {
+  if (checksumOfMailbox(box) !== box.checksum) throw new Damaged(`the row of mailbox ${box.id} (${box.user}) is not what was written`);
+  return box;
 }

@@ -1,6 +1,6 @@
 import { closeSync, fsyncSync, openSync, rmSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { syncFolder } from "./schema.ts";
+import { syncFolder } from "./open.ts";
 
 const RETRY_MS = 1_000;
 

@@ -1,11 +1,11 @@
 /**
- * Opens the database file of a data folder: one owner, durable from the directory entry on, of a version that this program knows.
+ * What is in the database file of a data folder, and how a store of an older version becomes one of this.
  * @module
  */
 import { randomBytes } from "node:crypto";
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, statSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { join } from "node:path";
 import Database from "better-sqlite3";
+import { addFunctions } from "./checksum.ts";
 
 export type Db = Database.Database;
 
@@ -65,94 +65,67 @@ export const MIGRATIONS: readonly string[] = [
   CREATE TABLE holds (mailbox INTEGER NOT NULL, seq INTEGER NOT NULL, holder INTEGER NOT NULL, PRIMARY KEY (mailbox, seq, holder)) STRICT, WITHOUT ROWID;
   CREATE INDEX holds_holder ON holds (holder, seq);
   `,
+  `
+  -- checksum: see checksum.ts; of a delivery while it is unsettled. commits: how many there were, to be held against the mark beside the file.
+  ALTER TABLE deliveries ADD COLUMN checksum INTEGER;
+  ALTER TABLE mailboxes ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE idempotency ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
+  INSERT INTO totals (name, n) VALUES ('commits', 0);
+  UPDATE deliveries AS d SET checksum =
+    (SELECT delivery_checksum(d.message, d.mailbox, d.seq, d.event, d.source, d.session, d.topic, d.bytes, d.attempts, d.expires_ms, m.user, e.checksum)
+      FROM mailboxes m, events e WHERE m.id = d.mailbox AND e.id = d.event) WHERE d.ending IS NULL;
+  UPDATE mailboxes SET checksum = mailbox_checksum(id, user, head, count, bytes, forgotten, holds);
+  UPDATE idempotency SET checksum = key_checksum(source, key, hash, accepted, due_ms);
+  `,
 ];
+
+/** The version whose rows have checksums. */
+export const CHECKSUMS_SINCE = 4;
 
 /** Why a store cannot be opened: a sentence for the operator. */
 export class CannotOpen extends Error {}
+
+/** What is on the disk is not what was written there. */
+export class Damaged extends Error {}
 
 /** The database file of a data folder. */
 export function databaseFile(dir: string): string {
   return join(dir, "handover.db");
 }
 
-/**
- * Opens or makes the store in `dir`.
- * @throws CannotOpen with a sentence for the operator
- */
-export function openDatabase(dir: string): Db {
-  const folder = resolve(dir);
-  const file = databaseFile(folder);
-  try {
-    makeFolder(folder);
-  } catch (cause) {
-    throw new CannotOpen(
-      `The data folder ${folder} cannot be made: ${text(cause)}. Choose another folder or give this user the right to write there.`,
-    );
-  }
-  const isNew = !existsSync(file) || statSync(file).size === 0;
-  let db: Db | undefined;
-  try {
-    // No waiting for a lock: whoever holds it keeps it as long as it lives.
-    db = new Database(file, { timeout: 0 });
-    db.pragma("locking_mode = EXCLUSIVE");
-    if (isNew) db.pragma("auto_vacuum = INCREMENTAL");
-    // With EXCLUSIVE, this takes the lock on the file; it goes with the process, however that ends.
-    if (db.pragma("journal_mode = WAL", { simple: true }) !== "wal")
-      throw new CannotOpen(`The file system of ${folder} cannot hold a write-ahead log.`);
-    db.pragma("synchronous = FULL");
-    db.pragma("wal_autocheckpoint = 0");
-    // The write-ahead log is cut back to this when it is begun anew.
-    db.pragma("journal_size_limit = 16777216");
-    db.pragma("cache_size = -65536");
-    db.pragma("temp_store = MEMORY");
-    migrate(db, folder);
-    if (isNew) syncFolder(folder);
-    return db;
-  } catch (cause) {
-    db?.close();
-    throw cannotOpen(cause, folder, file);
-  }
-}
-
-function migrate(db: Db, folder: string): void {
+/** @returns the version of a store of ours. @throws CannotOpen for any other */
+export function checkVersion(db: Db, folder: string): number {
   const version = db.pragma("user_version", { simple: true });
   const application = db.pragma("application_id", { simple: true });
   if (typeof version !== "number") throw new CannotOpen(`The store in ${folder} has no version.`);
   const isEmpty = db.prepare("SELECT count(*) FROM sqlite_schema").pluck().get() === 0;
   if (!isEmpty && application !== APPLICATION)
-    throw new CannotOpen(`${databaseFile(folder)} is not a store of Handover. Choose another data folder.`);
+    throw new CannotOpen(
+      `The database of ${folder} is not a store of Handover. Choose another data folder; if it was one, \`handover doctor --data ${folder}\` looks at it.`,
+    );
   if (version > MIGRATIONS.length)
     throw new CannotOpen(
-      `The store in ${folder} has version ${version}; this program knows versions up to ${MIGRATIONS.length}. Run the newer Handover that wrote it, or choose another data folder.`,
+      `The store in ${folder} has version ${version}; this program knows versions up to ${MIGRATIONS.length}. Run the newer Handover that wrote it, or choose another data folder; if there was none, \`handover doctor --data ${folder}\` looks at it.`,
     );
+  return version;
+}
+
+/** Makes what is missing of the newest version. @throws CannotOpen */
+export function migrate(db: Db, folder: string): void {
+  const version = checkVersion(db, folder);
   if (version === MIGRATIONS.length) return;
+  addFunctions(db);
   db.transaction(() => {
     for (const step of MIGRATIONS.slice(version)) db.exec(step);
     db.pragma(`application_id = ${APPLICATION}`);
     db.pragma(`user_version = ${MIGRATIONS.length}`);
-    if (version === 0) db.prepare("INSERT INTO meta (key, value) VALUES ('epoch', ?)").run(randomBytes(12).toString("base64url"));
+    if (version === 0) db.prepare("INSERT INTO meta (key, value) VALUES ('epoch', ?)").run(newEpoch());
   }).immediate();
 }
 
-function cannotOpen(cause: unknown, folder: string, file: string): CannotOpen {
-  if (cause instanceof CannotOpen) return cause;
-  const code = sqliteCode(cause) ?? "";
-  if (code.startsWith("SQLITE_BUSY") || code.startsWith("SQLITE_LOCKED")) {
-    const pid = lockHolder(file);
-    const who =
-      pid === undefined
-        ? "another process (find it with: fuser -v or lsof on that file)"
-        : pid === process.pid
-          ? "this very process"
-          : `process ${pid}`;
-    return new CannotOpen(`The data folder ${folder} is in use: ${file} is held by ${who}. Stop that process first, or choose another data folder.`);
-  }
-  if (code.startsWith("SQLITE_FULL")) return new CannotOpen(`The disk of the data folder ${folder} is full. Free some space, then start again.`);
-  if (code === "SQLITE_NOTADB" || code.startsWith("SQLITE_CORRUPT"))
-    return new CannotOpen(
-      `The store in ${folder} is damaged (${text(cause)}). Keep a copy of the folder, then restore a backup or choose another data folder.`,
-    );
-  return new CannotOpen(`The store in ${folder} cannot be opened: ${code} ${text(cause)}.`);
+/** A name for a run of sequence numbers that no other has. */
+export function newEpoch(): string {
+  return randomBytes(12).toString("base64url");
 }
 
 /** The result code of an error that SQLite reported, or undefined. */
@@ -160,42 +133,11 @@ export function sqliteCode(thrown: unknown): string | undefined {
   return thrown instanceof Database.SqliteError ? thrown.code : undefined;
 }
 
-/** The process that holds a lock on a file, as Linux tells it; the file itself must not be opened, which would drop our own locks on it. */
-function lockHolder(file: string): number | undefined {
-  try {
-    const { ino, dev } = statSync(file);
-    const major = (dev >> 8) & 0xfff;
-    const minor = (dev & 0xff) | ((dev >> 12) & 0xfff00);
-    const device = `${major.toString(16).padStart(2, "0")}:${minor.toString(16).padStart(2, "0")}`;
-    // 16: POSIX  ADVISORY  WRITE 9839 fe:00:2147322 1073741824 1073742335
-    const locks = readFileSync("/proc/locks", "utf8")
-      .split("\n")
-      .map((line) => line.trim().split(/\s+/))
-      .filter((fields) => fields[5]?.endsWith(`:${ino}`));
-    // Some file systems show another device number there than stat does.
-    const lock = locks.find((fields) => fields[5] === `${device}:${ino}`) ?? locks[0];
-    const pid = Number(lock?.[4]);
-    return Number.isInteger(pid) && pid > 0 ? pid : undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-/** Makes a folder, mode 0700, so that its directory entries survive a power cut. */
-function makeFolder(folder: string): void {
-  const first = mkdirSync(folder, { recursive: true, mode: 0o700 });
-  if (first === undefined) return;
-  for (let each = folder; each.length >= first.length; each = dirname(each)) syncFolder(dirname(each));
-}
-
-/** Makes the entries of a folder durable. */
-export function syncFolder(folder: string): void {
-  const fd = openSync(folder, "r");
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
+/** Whether an error says that the store is damaged. */
+export function isDamage(thrown: unknown): boolean {
+  const code = sqliteCode(thrown) ?? "";
+  // A short read: the file ends before a page that it should have.
+  return thrown instanceof Damaged || code === "SQLITE_NOTADB" || code === "SQLITE_IOERR_SHORT_READ" || code.startsWith("SQLITE_CORRUPT");
 }
 
 export function text(thrown: unknown): string {

@@ -3,9 +3,11 @@
  * @module
  */
 import type { Statement } from "better-sqlite3";
+import { type CheckedDelivery, type CheckedMailbox, MAILBOX_COLUMNS } from "./checksum.ts";
 import type { Db } from "./schema.ts";
 
-const ROW = `SELECT d.message, d.mailbox, d.seq, d.event, d.bytes, d.attempts, d.session, d.expires_ms, d.ending, e.recipients, e.unsettled
+const ROW = `SELECT d.message, d.mailbox, d.seq, d.event, d.source, d.session, d.topic, d.bytes, d.attempts, d.expires_ms, d.ending, d.checksum,
+    e.recipients, e.unsettled, e.checksum AS event_checksum
   FROM deliveries d LEFT JOIN events e ON e.id = d.event`;
 
 // SQLite (3.47 on) looks at the value of a variable that stands alone beside `=`, in a statement of several tables or with an order, and of one
@@ -17,10 +19,11 @@ const TEXT = "CAST(? AS TEXT)";
 export const STEP_ROWS = 1_000;
 
 export const SQL = {
-  mailboxOf: "SELECT id, user, head, count, bytes, forgotten, holds FROM mailboxes WHERE user = ?",
-  mailbox: "SELECT id, user, head, count, bytes, forgotten, holds FROM mailboxes WHERE id = ?",
+  mailboxOf: `SELECT ${MAILBOX_COLUMNS}, checksum FROM mailboxes WHERE user = ?`,
+  mailbox: `SELECT ${MAILBOX_COLUMNS}, checksum FROM mailboxes WHERE id = ?`,
+  /** Its checksum comes with the numbers, in the same commit. */
   makeMailbox: "INSERT INTO mailboxes (user, head, count, bytes, forgotten) VALUES (?, 0, 0, 0, 0)",
-  keepMailbox: "UPDATE mailboxes SET head = ?, count = ?, bytes = ?, forgotten = ?, holds = ? WHERE id = ?",
+  keepMailbox: "UPDATE mailboxes SET head = ?, count = ?, bytes = ?, forgotten = ?, holds = ?, checksum = ? WHERE id = ?",
 
   addEvent: "INSERT INTO events (recipients, unsettled, dead, checksum, event) VALUES (?, ?, 0, ?, ?)",
   readEvent: "SELECT event, checksum FROM events WHERE id = ?",
@@ -30,10 +33,13 @@ export const SQL = {
   buryEvent: "UPDATE events SET dead = dead - 1 WHERE id = ? RETURNING unsettled, dead",
   dropEvent: "DELETE FROM events WHERE id = ?",
 
-  addDelivery: `INSERT INTO deliveries (message, mailbox, seq, event, source, session, topic, bytes, attempts, expires_ms, due_ms, ending, ended_ms)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?)`,
-  endDelivery: "UPDATE deliveries SET seq = ?, event = ?, ending = ?, ended_ms = ?, due_ms = ?, reason = ? WHERE message = ? AND mailbox = ?",
-  moveDelivery: "UPDATE deliveries SET seq = ?, attempts = ?, due_ms = ? WHERE message = ? AND mailbox = ?",
+  addDelivery: `INSERT INTO deliveries (message, mailbox, seq, event, source, session, topic, bytes, attempts, expires_ms, due_ms, ending, ended_ms, checksum)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)`,
+  endDelivery:
+    "UPDATE deliveries SET seq = ?, event = ?, ending = ?, ended_ms = ?, due_ms = ?, reason = ?, checksum = NULL WHERE message = ? AND mailbox = ?",
+  moveDelivery: "UPDATE deliveries SET seq = ?, attempts = ?, due_ms = ?, checksum = ? WHERE message = ? AND mailbox = ?",
+  /** Where a damaged row cannot say how much goes with it. */
+  bytesOfOthers: `SELECT coalesce(sum(bytes), 0) AS bytes FROM deliveries WHERE mailbox = ${INT} AND ending IS NULL AND message <> ${TEXT}`,
   /** All recipients have settled: from now on the rows of the message may be purged. */
   releaseDeliveries: "UPDATE deliveries SET due_ms = CASE ending WHEN 'dead' THEN ? ELSE ? END WHERE message = ? AND ending IS NOT NULL",
   dropDelivery: "DELETE FROM deliveries WHERE message = ? AND mailbox = ?",
@@ -45,18 +51,20 @@ export const SQL = {
   ofSession: `${ROW} WHERE d.session = ${TEXT} AND d.session IS NOT NULL AND d.ending IS NULL ORDER BY d.message, d.mailbox`,
   due: `${ROW} WHERE d.due_ms <= ${INT} AND d.due_ms IS NOT NULL ORDER BY d.due_ms LIMIT ${STEP_ROWS}`,
   nextDue: "SELECT due_ms FROM deliveries WHERE due_ms IS NOT NULL ORDER BY due_ms LIMIT 1",
-  mail: `SELECT d.seq, d.message, d.mailbox, d.attempts, d.session, d.expires_ms, d.bytes, d.event, e.checksum, e.event AS text
+  mail: `SELECT d.seq, d.message, d.mailbox, d.event, d.source, d.session, d.topic, d.bytes, d.attempts, d.expires_ms, d.checksum,
+      e.checksum AS event_checksum, e.event AS text
     FROM deliveries d LEFT JOIN events e ON e.id = d.event WHERE d.mailbox = ${INT} AND d.seq > ${INT} AND d.ending IS NULL ORDER BY d.seq`,
   gaps: `SELECT seq, ending, session FROM deliveries
     WHERE mailbox = ${INT} AND seq > ${INT} AND ending IS NOT NULL AND ending <> 'acked' ORDER BY seq LIMIT ${STEP_ROWS}`,
   states: `SELECT d.source, m.user, d.ending, d.ended_ms FROM deliveries d JOIN mailboxes m ON m.id = d.mailbox WHERE d.message = ${TEXT} ORDER BY d.mailbox`,
   /** A walk through all deliveries, by their primary key. */
-  walk: `SELECT d.message, d.mailbox, d.ending, d.event, d.source, d.session, d.topic, d.bytes, d.expires_ms, m.user, e.checksum, e.event AS text
+  walk: `SELECT d.message, d.mailbox, d.seq, d.event, d.source, d.session, d.topic, d.bytes, d.attempts, d.expires_ms, d.ending, d.checksum, m.user,
+      e.checksum AS event_checksum, e.event AS text
     FROM deliveries d JOIN mailboxes m ON m.id = d.mailbox LEFT JOIN events e ON e.id = d.event AND d.ending IS NULL
     WHERE (d.message, d.mailbox) > (${TEXT}, ${INT}) ORDER BY d.message, d.mailbox LIMIT ${STEP_ROWS}`,
 
-  key: "SELECT hash, accepted, due_ms FROM idempotency WHERE source = ? AND key = ?",
-  addKey: "INSERT OR REPLACE INTO idempotency (source, key, hash, accepted, due_ms) VALUES (?, ?, ?, ?, ?)",
+  key: "SELECT hash, accepted, due_ms, checksum FROM idempotency WHERE source = ? AND key = ?",
+  addKey: "INSERT OR REPLACE INTO idempotency (source, key, hash, accepted, due_ms, checksum) VALUES (?, ?, ?, ?, ?, ?)",
   dropKeys: `DELETE FROM idempotency WHERE (source, key) IN
     (SELECT source, key FROM idempotency WHERE due_ms <= ${INT} ORDER BY due_ms LIMIT ${STEP_ROWS})`,
   nextKeyDue: "SELECT due_ms FROM idempotency ORDER BY due_ms LIMIT 1",
@@ -89,41 +97,31 @@ export const SQL = {
 
   totals: "SELECT name, n FROM totals",
   addTotal: "UPDATE totals SET n = n + ? WHERE name = ?",
+  commits: "SELECT n FROM totals WHERE name = 'commits'",
+  countCommit: "UPDATE totals SET n = ? WHERE name = 'commits'",
 } as const;
 
-export interface MailboxRow {
-  readonly id: number;
-  readonly user: string;
+export interface MailboxRow extends CheckedMailbox {
+  /** As it was read. */
+  readonly checksum: number;
   head: number;
   count: number;
   bytes: number;
   forgotten: number;
   holds: number;
 }
-export interface DeliveryRow {
-  readonly message: string;
-  readonly mailbox: number;
-  readonly seq: number | null;
-  /** Null once it ended, unless it is kept as a dead letter. */
-  readonly event: number | null;
-  readonly bytes: number;
-  readonly attempts: number;
-  readonly session: string | null;
-  readonly expires_ms: number;
+/** `event` is null once it ended, unless it is kept as a dead letter. */
+export interface DeliveryRow extends CheckedDelivery {
   readonly ending: string | null;
+  readonly checksum: number | null;
   readonly recipients: number | null;
   readonly unsettled: number | null;
+  readonly event_checksum: number | null;
 }
-export interface MailRow {
+export interface MailRow extends CheckedDelivery {
   readonly seq: number;
-  readonly message: string;
-  readonly mailbox: number;
-  readonly attempts: number;
-  readonly session: string | null;
-  readonly expires_ms: number;
-  readonly bytes: number;
-  readonly event: number | null;
   readonly checksum: number | null;
+  readonly event_checksum: number | null;
   readonly text: string | null;
 }
 export interface GapRow {
@@ -132,18 +130,11 @@ export interface GapRow {
   readonly session: string | null;
 }
 
-export interface WalkRow {
-  readonly message: string;
-  readonly mailbox: number;
+export interface WalkRow extends CheckedDelivery {
   readonly ending: string | null;
-  readonly event: number | null;
-  readonly source: string;
-  readonly session: string | null;
-  readonly topic: string | null;
-  readonly bytes: number;
-  readonly expires_ms: number;
   readonly user: string;
   readonly checksum: number | null;
+  readonly event_checksum: number | null;
   readonly text: string | null;
 }
 
@@ -155,6 +146,7 @@ type Rows = {
   readEvent: { event: string; checksum: number };
   useEvent: { unsettled: number; dead: number };
   buryEvent: { unsettled: number; dead: number };
+  bytesOfOthers: { bytes: number };
   atSeq: DeliveryRow;
   upto: DeliveryRow;
   ofTopic: DeliveryRow;
@@ -179,8 +171,9 @@ type Rows = {
   nextSessionDue: { due_ms: number };
   nextEndedDue: { due_ms: number };
   walk: WalkRow;
-  key: { hash: string; accepted: string; due_ms: number };
+  key: { hash: string; accepted: string; due_ms: number; checksum: number };
   totals: { name: string; n: number };
+  commits: { n: number };
 };
 export type Statements = { readonly [name in keyof typeof SQL]: Statement<unknown[], Rows[name]> };
 

@@ -29,10 +29,11 @@ import {
   type UnsettledRow,
   type WorkerOptions,
 } from "./call.ts";
+import { checksumOfDelivery, checksumOfKey, isIntact } from "./checksum.ts";
 import { mergeGaps } from "./gap.ts";
 import { HoldBook } from "./hold.ts";
 import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
-import type { Db } from "./schema.ts";
+import { Damaged, type Db } from "./schema.ts";
 import { SessionBook } from "./session.ts";
 import { type DeliveryRow, type MailboxRow, type MailRow, prepareAll, STEP_ROWS, type Statements } from "./statement.ts";
 
@@ -52,6 +53,9 @@ const FORGET = [
 ] as const;
 /** Most bytes of events, about, that one step of a walk hands over. */
 const STEP_BYTES = 8 * 1024 * 1024;
+/** Why a dead letter is one. */
+const DAMAGED = "damaged";
+
 /** How much had happened when a savepoint was set. */
 interface Mark {
   readonly happenings: number;
@@ -67,6 +71,10 @@ export class Store {
   dueMs: number | null = null;
   /** Whether this batch changed anything. */
   wrote = false;
+  /** Commits that changed something, since the store was made; as far as they are durable. */
+  commits: number;
+  /** Damaged messages that were found since it was opened. */
+  damages = 0;
 
   readonly #options: WorkerOptions;
   readonly #run: Statements;
@@ -79,6 +87,7 @@ export class Store {
   #marks: Mark[] = [];
   #nowMs = 0;
   #op = 0;
+  #damagesBefore = 0;
 
   constructor(db: Db, options: WorkerOptions) {
     this.#options = options;
@@ -101,11 +110,13 @@ export class Store {
       back: control("ROLLBACK TO op"),
     };
     this.#inTransaction = () => db.inTransaction;
+    this.commits = this.#run.commits.get()?.n ?? 0;
     this.epoch = String(db.prepare("SELECT value FROM meta WHERE key = 'epoch'").pluck().get());
   }
 
   begin(nowMs: number): void {
     this.#nowMs = nowMs;
+    this.#damagesBefore = this.damages;
     this.#forgetBatch();
     this.#control.begin();
   }
@@ -113,7 +124,9 @@ export class Store {
   /** Durable when it returns. */
   commit(): void {
     this.#ledger.write();
+    if (this.wrote) this.#run.countCommit.run(this.commits + 1);
     this.#control.commit();
+    if (this.wrote) this.commits += 1;
     this.#ledger.committed();
   }
 
@@ -121,6 +134,7 @@ export class Store {
     // SQLite itself has rolled back after some errors.
     if (this.#inTransaction()) this.#control.rollback();
     this.#ledger.rolledBack();
+    this.damages = this.#damagesBefore;
     this.#forgetBatch();
   }
 
@@ -208,7 +222,9 @@ export class Store {
     const [id, source, event, acceptedAtMs, expiresAtMs, ttlSeconds, users, sessions, topic, key, hash] = item;
     if (key !== null) {
       const known = this.#run.key.get(source, key);
-      if (known && known.due_ms > this.#nowMs) return known.hash === hash ? known.accepted : CONFLICT;
+      if (known && checksumOfKey(source, key, known.hash, known.accepted, known.due_ms) !== known.checksum)
+        this.#sayDamaged(`An idempotency key of ${source} is damaged on the disk: a repeat of its message is stored again.`);
+      else if (known && known.due_ms > this.#nowMs) return known.hash === hash ? known.accepted : CONFLICT;
     }
     if (sessions?.some((session) => session !== null && this.#sessions.hasEnded(session, this.#nowMs))) return SESSION_ENDED;
     const bytes = Buffer.byteLength(event);
@@ -226,7 +242,8 @@ export class Store {
     const taken = places.reduce((sum, place) => sum + (place.hasRoom ? 1 : 0), 0);
     if (taken === 0) return FULL;
 
-    const eventRow = isExpired ? null : Number(this.#run.addEvent.run(taken, taken, crc32(event), event).lastInsertRowid);
+    const eventChecksum = isExpired ? null : crc32(event);
+    const eventRow = isExpired ? null : Number(this.#run.addEvent.run(taken, taken, eventChecksum, event).lastInsertRowid);
     const dueMs = isExpired ? this.#keptUntil(EXPIRED) : expiresAtMs;
     const seqs = places.map(({ user, session, replaced, hasRoom }) => {
       if (!hasRoom) return 0;
@@ -238,7 +255,20 @@ export class Store {
         box.bytes += bytes;
       }
       const [ending, endedMs] = isExpired ? ["expired", this.#nowMs] : [null, null];
-      this.#run.addDelivery.run(id, box.id, box.head, eventRow, source, session, topic, bytes, expiresAtMs, dueMs, ending, endedMs);
+      const row = {
+        message: id,
+        mailbox: box.id,
+        seq: box.head,
+        event: eventRow,
+        source,
+        session,
+        topic,
+        bytes,
+        attempts: 1,
+        expires_ms: expiresAtMs,
+      };
+      const checksum = isExpired ? null : checksumOfDelivery(row, user, eventChecksum);
+      this.#run.addDelivery.run(id, box.id, box.head, eventRow, source, session, topic, bytes, expiresAtMs, dueMs, ending, endedMs, checksum);
       if (isExpired) this.#tellEnded(user, [box.head, id, EXPIRED]);
       return box.head;
     });
@@ -250,7 +280,7 @@ export class Store {
       const accepted = { id, time: new Date(acceptedAtMs).toISOString(), ttl: ttlSeconds, recipients: named(true) };
       const answer = JSON.stringify(taken === users.length ? accepted : { ...accepted, refused: named(false) });
       const keyDueMs = this.#stroke(this.#nowMs + DAY_MS);
-      this.#run.addKey.run(source, key, hash, answer, keyDueMs);
+      this.#run.addKey.run(source, key, hash, answer, keyDueMs, checksumOfKey(source, key, hash ?? "", answer, keyDueMs));
       this.#noteDue(keyDueMs);
     }
     return seqs;
@@ -275,8 +305,13 @@ export class Store {
         more = true;
         break;
       }
+      // First of all: whose it is and how long it lives may be what is damaged.
+      if (!isIntact(row, user)) {
+        damaged.push(row);
+        continue;
+      }
       if ((row.session === null || row.session === session) && row.expires_ms > this.#nowMs) {
-        if (row.text === null || crc32(row.text) !== row.checksum) {
+        if (row.text === null || crc32(row.text) !== row.event_checksum) {
           damaged.push(row);
           continue;
         }
@@ -293,8 +328,9 @@ export class Store {
     }
     for (const row of damaged) {
       const delivery = this.#run.atSeq.get(row.mailbox, row.seq);
-      if (delivery) this.#endDamaged(delivery);
-      ended.push({ seq: row.seq, ending: "dead", session: row.session });
+      if (!delivery) throw new Damaged(`message ${row.message} is in an index, and not in its place`);
+      this.#endDamaged(delivery);
+      ended.push({ seq: row.seq, ending: "dead", session: null });
     }
     if (damaged.length > 0) ended.sort((one, other) => one.seq - other.seq);
     const mine = ended.filter((row) => row.session === null || row.session === session);
@@ -333,7 +369,8 @@ export class Store {
         case "nacked": {
           const row = this.#run.atSeq.get(box.id, change[1]);
           if (!open(row)) break;
-          if (row.attempts >= this.#options.maxAttempts) settled.push([this.#end(row, DEAD, `nacked ${row.attempts} times`), row.message, DEAD]);
+          if (!isIntact(row, user)) this.#endDamaged(row);
+          else if (row.attempts >= this.#options.maxAttempts) settled.push([this.#end(row, DEAD, `nacked ${row.attempts} times`), row.message, DEAD]);
           else if (change[2] > 0) this.#delay(row, this.#nowMs + change[2]);
           else this.#comeAgain(row, row.attempts + 1);
           break;
@@ -403,7 +440,7 @@ export class Store {
       last = [row.message, row.mailbox];
       if (row.ending !== null) continue;
       bytes += row.bytes;
-      if (row.event === null || row.text === null || crc32(row.text) !== row.checksum) damaged.push(row.message);
+      if (row.event === null || row.text === null || !isIntact(row, row.user) || crc32(row.text) !== row.event_checksum) damaged.push(row.message);
       else rows.push([row.event, row.message, row.source, row.text, row.expires_ms, row.topic, row.user, row.session]);
     }
     for (const id of new Set(damaged)) for (const row of this.#run.ofMessage.all(id)) this.#endDamaged(row);
@@ -431,31 +468,41 @@ export class Store {
     else this.#holds.drop(box, row.seq);
     const seq = row.seq ?? box.head;
     box.count -= 1;
-    box.bytes -= row.bytes;
+    // A damaged row may name another message's event, and any size: neither is touched then.
+    const isSound = isIntact(row, box.user);
+    if (!isSound && reason !== DAMAGED) this.#sayDamaged(damageOf(row));
+    const event = isSound ? row.event : null;
+    box.bytes = isSound ? box.bytes - row.bytes : (this.#run.bytesOfOthers.get(row.mailbox, row.message)?.bytes ?? 0);
     this.#ledger.count(UNSETTLED, -1);
     this.#ledger.count(FIRST_ENDING + ending, 1);
     const isDead = ending === DEAD;
     let isLast = true;
-    if (row.event !== null) {
-      if (row.recipients === 1 && !isDead) this.#run.dropEvent.run(row.event);
+    if (event !== null) {
+      if (row.recipients === 1 && !isDead) this.#run.dropEvent.run(event);
       else {
-        const use = this.#run.useEvent.get(isDead ? 1 : 0, row.event);
+        const use = this.#run.useEvent.get(isDead ? 1 : 0, event);
         isLast = !use || use.unsettled === 0;
-        if (use?.unsettled === 0 && use.dead === 0) this.#run.dropEvent.run(row.event);
+        if (use?.unsettled === 0 && use.dead === 0) this.#run.dropEvent.run(event);
       }
     }
     // The state of a message is known until a while after its last ending: until then no row of it may be purged.
     const dueMs = isLast ? this.#keptUntil(ending) : null;
-    this.#run.endDelivery.run(seq, isDead ? row.event : null, ENDINGS[ending], this.#nowMs, dueMs, reason, row.message, row.mailbox);
+    this.#run.endDelivery.run(seq, isDead ? event : null, ENDINGS[ending], this.#nowMs, dueMs, reason, row.message, row.mailbox);
     if (isLast && row.recipients !== 1) this.#run.releaseDeliveries.run(this.#keptUntil(DEAD), this.#keptUntil(ACKED), row.message);
     if (dueMs !== null) this.#noteDue(this.#keptUntil(ACKED));
     return seq;
   }
 
+  #move(row: DeliveryRow, seq: number | null, attempts: number, dueMs: number): void {
+    const { user } = this.#ledger.mailbox(row.mailbox);
+    const checksum = checksumOfDelivery({ ...row, seq, attempts }, user, row.event_checksum);
+    this.#run.moveDelivery.run(seq, attempts, dueMs, checksum, row.message, row.mailbox);
+  }
+
   #delay(row: DeliveryRow, untilMs: number): void {
     const dueMs = Math.min(untilMs, row.expires_ms);
     if (row.seq !== null) this.#holds.drop(this.#ledger.mailbox(row.mailbox), row.seq);
-    this.#run.moveDelivery.run(null, row.attempts + 1, dueMs, row.message, row.mailbox);
+    this.#move(row, null, row.attempts + 1, dueMs);
     this.#noteDue(dueMs);
     this.wrote = true;
   }
@@ -464,13 +511,13 @@ export class Store {
   #comeAgain(row: DeliveryRow, deliveryCount: number): void {
     const box = this.#touch(this.#ledger.mailbox(row.mailbox));
     const stored = row.event === null ? undefined : this.#run.readEvent.get(row.event);
-    if (!stored || crc32(stored.event) !== stored.checksum) {
+    if (!stored || !isIntact(row, box.user) || crc32(stored.event) !== row.event_checksum) {
       this.#endDamaged(row);
       return;
     }
     if (row.seq !== null) this.#holds.drop(box, row.seq);
     box.head += 1;
-    this.#run.moveDelivery.run(box.head, deliveryCount, row.expires_ms, row.message, row.mailbox);
+    this.#move(row, box.head, deliveryCount, row.expires_ms);
     this.#noteDue(row.expires_ms);
     if (this.#attached.has(box.user))
       this.happenings.push([this.#op, "again", box.user, [box.head, row.message, deliveryCount, stored.event, row.session]]);
@@ -488,8 +535,13 @@ export class Store {
   }
 
   #endDamaged(row: DeliveryRow): void {
-    this.log.push(`Message ${row.message} is damaged on the disk (its checksum is wrong): not delivered, kept as a dead letter. Check the disk.`);
-    this.#endAndTell(row, DEAD, "damaged");
+    this.#sayDamaged(damageOf(row));
+    this.#endAndTell(row, DEAD, DAMAGED);
+  }
+
+  #sayDamaged(line: string): void {
+    this.damages += 1;
+    this.log.push(`${line} Check the disk; \`handover doctor\` looks at all of the store.`);
   }
 
   /** Ends a delivery for a reason that is not a receiver's settlement, and tells its mailbox. */
@@ -546,4 +598,8 @@ export class Store {
     this.happenings.length = mark.happenings;
     this.log.length = mark.log;
   }
+}
+
+function damageOf(row: DeliveryRow): string {
+  return `Message ${row.message} is damaged on the disk (its checksum is wrong): not delivered, kept as a dead letter.`;
 }

@@ -4,9 +4,12 @@
  * @module
  */
 import { parentPort, workerData } from "node:worker_threads";
-import type { Batch, FromWorker, Op, Result, ToWorker, WorkerOptions } from "./call.ts";
+import type { Batch, FromWorker, Op, Refusal, Result, ToWorker, WorkerOptions } from "./call.ts";
+import { copyStore, removeCopy } from "./copy.ts";
+import { Mark } from "./mark.ts";
+import { damaged, openDatabase } from "./open.ts";
 import { Reserve } from "./reserve.ts";
-import { CannotOpen, type Db, openDatabase, sqliteCode, text } from "./schema.ts";
+import { CannotOpen, Damaged, type Db, isDamage, sqliteCode, text } from "./schema.ts";
 import { Store } from "./store.ts";
 
 /** Pages in the write-ahead log from which on they are written back into the database file. */
@@ -31,17 +34,22 @@ const NO_ROOM: Result = {
 
 class Desk {
   readonly #db: Db;
+  readonly #dir: string;
   readonly #store: Store;
   readonly #reserve: Reserve;
   readonly #log: string[] = [];
+  readonly #mark: Mark;
   readonly #look: { all(): unknown[] };
   #batches = 0;
   #hasShrunk = false;
 
   constructor(db: Db, options: WorkerOptions) {
     this.#db = db;
+    this.#dir = options.dir;
     this.#store = new Store(db, options);
+    this.#mark = new Mark(options.dir, this.#store);
     this.#reserve = new Reserve(options.dir, options.reserveBytes);
+    removeCopy(options.dir);
     this.#look = db.prepare("PRAGMA wal_checkpoint(NOOP)");
     if (!this.#reserve.restore()) this.#log.push(`The disk of ${options.dir} is full: new messages are refused until there is room again.`);
   }
@@ -65,9 +73,10 @@ class Desk {
         this.#store.begin(batch.nowMs);
         const results = batch.ops.map((op, place) => this.#one(op, place, level, apart));
         this.#store.commit();
-        const { happenings, dueMs, wrote, log } = this.#store;
+        const { happenings, dueMs, wrote, log, damages } = this.#store;
+        if (wrote) this.#mark.note(this.#store.commits);
         const durationMs = performance.now() - startedAtMs;
-        return { kind: "done", results, happenings, dueMs, wrote, durationMs, log: [...this.takeLog(), ...log] };
+        return { kind: "done", results, happenings, dueMs, wrote, durationMs, damages, log: [...this.takeLog(), ...log] };
       } catch (thrown) {
         this.#store.rollback();
         if (isFull(thrown)) {
@@ -79,6 +88,7 @@ class Desk {
               dueMs: null,
               wrote: false,
               durationMs: 0,
+              damages: this.#store.damages,
               log: this.takeLog(),
             };
           if (level === 0) this.#log.push("The disk is full: new messages are refused until there is room again. Acknowledgements go on.");
@@ -138,8 +148,15 @@ class Desk {
     }
   }
 
+  /** Copies the store, between batches. Never throws. */
+  copy(): Promise<Refusal | null> {
+    // Twice the reserve: the copy shall not be what fills the disk.
+    return copyStore(this.#db, this.#dir, 2 * this.#reserve.bytes);
+  }
+
   close(): void {
     this.#db.close();
+    this.#mark.close();
   }
 }
 
@@ -149,6 +166,7 @@ function isFull(thrown: unknown): boolean {
 
 /** Whether an error comes from what was asked, and not from the store. */
 function isOfTheOp(thrown: unknown): boolean {
+  if (thrown instanceof Damaged) return false;
   const code = sqliteCode(thrown);
   return code === undefined || /^SQLITE_(CONSTRAINT|TOOBIG|MISMATCH|RANGE)/.test(code);
 }
@@ -166,6 +184,13 @@ function serve(port: NonNullable<typeof parentPort>, options: WorkerOptions): vo
     port.close();
     return;
   }
+  const failed = (thrown: unknown) => {
+    // From here on nothing is carried out any more: what the disk holds is what was answered, and perhaps the batch that failed.
+    const isRot = isDamage(thrown);
+    const message = isRot ? damaged(options.dir, text(thrown)).message : `${sqliteCode(thrown) ?? "error"}: ${text(thrown)}`;
+    say({ kind: "failed", message, isDamaged: isRot, log: desk.takeLog() });
+    port.close();
+  };
   port.on("message", (message: ToWorker) => {
     try {
       switch (message.kind) {
@@ -176,6 +201,9 @@ function serve(port: NonNullable<typeof parentPort>, options: WorkerOptions): vo
         case "rest":
           say({ kind: "rested", more: desk.rest(true), log: desk.takeLog() });
           break;
+        case "copy":
+          desk.copy().then((refusal) => say({ kind: "copied", refusal }), failed);
+          break;
         case "close":
           desk.close();
           say({ kind: "closed" });
@@ -183,9 +211,7 @@ function serve(port: NonNullable<typeof parentPort>, options: WorkerOptions): vo
           break;
       }
     } catch (thrown) {
-      // From here on nothing is carried out any more: what the disk holds is what was answered, and perhaps the batch that failed.
-      say({ kind: "failed", message: `${sqliteCode(thrown) ?? "error"}: ${text(thrown)}`, log: desk.takeLog() });
-      port.close();
+      failed(thrown);
     }
   });
   say({ kind: "open", epoch: desk.epoch, log: desk.takeLog() });

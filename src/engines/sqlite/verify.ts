@@ -1,0 +1,175 @@
+/**
+ * Looks whether a store is in order, without changing it.
+ * @module
+ */
+import { existsSync, rmSync, statSync } from "node:fs";
+import { crc32 } from "node:zlib";
+import Database from "better-sqlite3";
+import { type CheckedDelivery, checksumOfKey, checksumOfMailbox, isIntact, MAILBOX_COLUMNS } from "./checksum.ts";
+import { damageOfLog } from "./log.ts";
+import { readMark } from "./mark.ts";
+import { type Db, databaseFile } from "./schema.ts";
+
+/** Most findings of one kind that are told. */
+const MAX_TOLD = 20;
+
+export interface ReadOnly {
+  readonly db: Db;
+  close(): void;
+}
+
+/**
+ * Opens a database for reading only: nothing of it, nor of its log, is changed, also when it is closed.
+ * @throws SqliteError, SQLITE_BUSY when a process has it open for writing
+ */
+export function openReadOnly(file: string): ReadOnly {
+  const made = ["-shm", "-wal"].filter((end) => !existsSync(file + end));
+  const tidy = () => {
+    // SQLite makes them, also for a reader. An empty log says nothing.
+    for (const end of made) if (end === "-shm" || statSync(file + end, { throwIfNoEntry: false })?.size === 0) rmSync(file + end, { force: true });
+  };
+  let db: Db | undefined;
+  try {
+    db = new Database(file, { readonly: true, fileMustExist: true, timeout: 0 });
+    db.pragma("schema_version");
+    const opened = db;
+    return {
+      db: opened,
+      close() {
+        opened.close();
+        tidy();
+      },
+    };
+  } catch (thrown) {
+    db?.close();
+    // Who has it open may have made them.
+    if (!(thrown instanceof Database.SqliteError && thrown.code.startsWith("SQLITE_BUSY"))) tidy();
+    throw thrown;
+  }
+}
+
+/** What is wrong with the log of a data folder, as far as the log itself can say. */
+export function damageOfLogIn(dir: string): string | undefined {
+  const log = `${databaseFile(dir)}-wal`;
+  if (!existsSync(log)) return undefined;
+  const damage = damageOfLog(log);
+  return damage && `the write-ahead log handover.db-wal is damaged (${damage}): commits behind that are not read`;
+}
+
+/** Commits that the folder's mark knows of, and that are not in the store. */
+export function commitsMissing(db: Db, dir: string): string | undefined {
+  const mark = readMark(dir);
+  if (!mark || mark.epoch !== db.prepare("SELECT value FROM meta WHERE key = 'epoch'").pluck().get()) return undefined;
+  const commits = Number(db.prepare("SELECT n FROM totals WHERE name = 'commits'").pluck().get() ?? 0);
+  if (commits >= mark.commits) return undefined;
+  return `its last ${mark.commits - commits} commits are missing: the write-ahead log handover.db-wal was removed or damaged, or handover.db is an old copy`;
+}
+
+/** What SQLite finds wrong with pages and indexes. */
+export function damageOfPages(db: Db): string[] {
+  const found = db.prepare(`PRAGMA integrity_check(${MAX_TOLD})`).pluck().all().map(String);
+  return found.length === 1 && found[0] === "ok" ? [] : found;
+}
+
+/** Mailboxes whose numbers are not those that were written. */
+export function damageOfMailboxes(db: Db): string[] {
+  const found: string[] = [];
+  const all = db.prepare<[], Parameters<typeof checksumOfMailbox>[0] & { checksum: number }>(`SELECT ${MAILBOX_COLUMNS}, checksum FROM mailboxes`);
+  for (const box of all.iterate()) {
+    if (checksumOfMailbox(box) !== box.checksum && found.push(`the row of mailbox ${box.id} (${box.user}) is damaged`) === MAX_TOLD) break;
+  }
+  return found;
+}
+
+/** Mail that is unsettled and cannot be handed out. */
+export interface Unreadable {
+  readonly message: string;
+  /** Whose it is, where that can be told. */
+  readonly user: string | undefined;
+}
+
+/** What does not fit together in a store whose pages are in order. */
+export interface Rows {
+  /** Each is a sentence. */
+  readonly findings: readonly string[];
+  readonly unreadable: readonly Unreadable[];
+  /** Left over, needed by nobody, and no harm. */
+  readonly leftovers: readonly string[];
+}
+
+interface CountedBox {
+  readonly user: string;
+  readonly said: number;
+  readonly counted: number;
+}
+
+/**
+ * Looks at every row of a store of the newest version: its checksums, and what its rows say of each other.
+ * @throws SqliteError when pages are damaged
+ */
+export function damageOfRows(db: Db): Rows {
+  const findings: string[] = [];
+  const leftovers: string[] = [];
+  const unreadable: Unreadable[] = [];
+  const rows = db.prepare<[], WaitingRow>(
+    `SELECT d.message, d.mailbox, d.seq, d.event, d.source, d.session, d.topic, d.bytes, d.attempts, d.expires_ms, d.checksum, m.user,
+      e.checksum AS event_checksum, e.event AS text
+      FROM deliveries d LEFT JOIN mailboxes m ON m.id = d.mailbox LEFT JOIN events e ON e.id = d.event WHERE d.ending IS NULL`,
+  );
+  for (const row of rows.iterate()) {
+    const isSound = row.user !== null && row.text !== null && isIntact(row, row.user) && crc32(row.text) === row.event_checksum;
+    if (!isSound) unreadable.push({ message: row.message, user: row.user ?? undefined });
+  }
+  if (unreadable.length > 0) findings.push(`${unreadable.length} unsettled deliveries are not what was written, or their text or mailbox is gone`);
+  const count = (what: string, into: string[], sql: string) => {
+    const n = Number(db.prepare(sql).pluck().get());
+    if (n > 0) into.push(`${n} ${what}`);
+  };
+  const counted = (what: string, sql: string) => {
+    for (const { user, said, counted } of db.prepare<[], CountedBox>(`${sql} LIMIT ${MAX_TOLD}`).all())
+      findings.push(`the mailbox of ${user} counts ${said} ${what}, and there are ${counted}`);
+  };
+  counted(
+    "unsettled messages",
+    `SELECT m.user, m.count AS said, count(d.message) AS counted FROM mailboxes m LEFT JOIN deliveries d ON d.mailbox = m.id AND d.ending IS NULL
+      GROUP BY m.id HAVING m.count <> count(d.message)`,
+  );
+  counted(
+    "bytes of them",
+    `SELECT m.user, m.bytes AS said, coalesce(sum(d.bytes), 0) AS counted FROM mailboxes m LEFT JOIN deliveries d ON d.mailbox = m.id AND d.ending IS NULL
+      GROUP BY m.id HAVING m.bytes <> coalesce(sum(d.bytes), 0)`,
+  );
+  counted(
+    "holds",
+    "SELECT m.user, m.holds AS said, count(h.seq) AS counted FROM mailboxes m LEFT JOIN holds h ON h.mailbox = m.id GROUP BY m.id HAVING m.holds <> count(h.seq)",
+  );
+  count(
+    "events may go before all have settled them",
+    findings,
+    `SELECT count(*) FROM (SELECT event, count(*) AS n FROM deliveries WHERE ending IS NULL GROUP BY event) waiting JOIN events e ON e.id = waiting.event
+      WHERE e.unsettled < waiting.n`,
+  );
+  count(
+    "events are not needed any more",
+    leftovers,
+    "SELECT count(*) FROM events WHERE id NOT IN (SELECT event FROM deliveries WHERE event IS NOT NULL)",
+  );
+  let keys = 0;
+  const idempotency = db.prepare<[], { source: string; key: string; hash: string; accepted: string; due_ms: number; checksum: number }>(
+    "SELECT source, key, hash, accepted, due_ms, checksum FROM idempotency",
+  );
+  for (const { source, key, hash, accepted, due_ms, checksum } of idempotency.iterate())
+    keys += Number(checksumOfKey(source, key, hash, accepted, due_ms) !== checksum);
+  if (keys > 0) findings.push(`${keys} idempotency keys are not what was written: a repeat of their messages would be stored again`);
+  const unsettled = Number(db.prepare("SELECT count(*) FROM deliveries WHERE ending IS NULL").pluck().get());
+  const said = Number(db.prepare("SELECT n FROM totals WHERE name = 'unsettled'").pluck().get());
+  if (unsettled !== said) findings.push(`the store counts ${said} unsettled deliveries, and there are ${unsettled}`);
+  return { findings, unreadable, leftovers };
+}
+
+interface WaitingRow extends CheckedDelivery {
+  readonly checksum: number | null;
+  readonly user: string | null;
+  readonly event_checksum: number | null;
+  readonly text: string | null;
+}
