@@ -155,7 +155,7 @@ describeWith(SYSTEMD, "the units of systemd", () => {
   });
 });
 
-test("[O13] what deploy/ names is there: the files of the proxies, in the documents and in ARCHITECTURE.md", () => {
+test("[O13] what deploy/ has is in the documents, and what the documents name is there", () => {
   const documents = ["docs/deploy.md", "docs/x0.md", "ARCHITECTURE.md"].map((name) => readFileSync(join(ROOT, name), "utf8")).join("\n");
   const files = readdirSync(join(ROOT, "deploy"), { recursive: true, encoding: "utf8" }).filter(
     (name) => /\.\w+$|Dockerfile/.test(name) && name !== ".env",
