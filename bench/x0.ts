@@ -1,4 +1,5 @@
-// Claims for x0's wire, with x0's page as it is (test/x0/client.ts): the time from the click in one page to the values shown in the other, over polling;
+// Claims for x0's wire, with x0's page as it is (test/x0/client.ts): the time from the click in one page to the values shown in the other, over polling,
+// and with the script line;
 // how many messages a second are sent, shown and settled; and whether idle polls slow a send. Run: npm run build && node bench/x0.ts
 import { App } from "../test/x0/app.ts";
 import type { ClientState } from "../test/x0/client.ts";
@@ -9,9 +10,9 @@ const CLICKS = 20;
 const MEASURED_MS = 5_000;
 const IDLE_POLLS = 25;
 
-async function clicks(): Promise<void> {
+async function clicks(hasLine: boolean): Promise<void> {
   const server = await startServer("--x0", "demo");
-  const app = await App.start({ server: server.url, session: (user) => `bench-${user}` });
+  const app = await App.start({ server: server.url, session: (user) => `bench-${user}`, ...(hasLine ? { script: { order: "after" } } : {}) });
   const sender = await app.open(await app.person(), "one");
   const receiver = await app.open(await app.person(), "two");
   const samples: number[] = [];
@@ -42,12 +43,13 @@ async function clicks(): Promise<void> {
     );
     samples.push((await shown) - (await clicked));
   }
-  const { isDeaf } = (await receiver.page.evaluate("x0")) as ClientState;
+  const { isDeaf, polls } = (await receiver.page.evaluate("x0")) as ClientState;
   if (isDeaf) throw new Error("the page is deaf");
+  if (hasLine !== (polls === 0 && receiver.connections[0] === "websocket")) throw new Error("the page used another transport");
   await app.stop();
   await server.stop();
   console.log(
-    `click to display, x0's page over polling: median ${median(samples).toFixed(1)} ms of ${CLICKS} (${Math.min(...samples).toFixed(1)} to ${Math.max(...samples).toFixed(1)})`,
+    `click to display, x0's page ${hasLine ? "with the script line" : "over polling"}: median ${median(samples).toFixed(1)} ms of ${CLICKS} (${Math.min(...samples).toFixed(1)} to ${Math.max(...samples).toFixed(1)})`,
   );
 }
 
@@ -116,6 +118,6 @@ function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-await clicks();
+for (const hasLine of [false, true]) await clicks(hasLine);
 for (const pairs of [1, 20]) await throughput(pairs);
 await idle();

@@ -9,6 +9,7 @@ const SUITES = {
   engines: ["test/engines/memory.test.ts", "test/engines/sqlite-suite.test.ts"],
   transports: ["test/transports"],
   hub: ["test/hub.test.ts"],
+  model: ["test/model.test.ts"],
   client: ["test/client"],
   rabbitmq: ["test/engines/rabbitmq-faults.test.ts", "test/engines/rabbitmq-operator.test.ts"],
   kill: ["test/crash.test.ts"],
@@ -28,6 +29,8 @@ export const MUTATIONS = JSON.parse(readFileSync(join(root, "test/mutations.json
 const env = { ...process.env, PATH: `${join(root, "node_modules/.bin")}:${process.env.PATH}` };
 // The copies run the short forms, and report nothing.
 for (const name of Object.keys(env)) if (name.startsWith("HANDOVER_")) delete env[name];
+// The model plays the same sequences each time.
+env.HANDOVER_SEED = "1";
 
 function run(cwd, command, ...args) {
   return spawnSync(command, args, { cwd, env, encoding: "utf8", maxBuffer: 1 << 28 });
@@ -37,7 +40,17 @@ function run(cwd, command, ...args) {
 function rulesThatTurnRed({ file, find, replace, suites = ["engines", "transports"] }) {
   const copy = mkdtempSync(join(tmpdir(), "handover-mutation-"));
   try {
-    for (const name of ["src", "test", "examples", "package.json", "tsconfig.json", "tsconfig.build.json", "vitest.config.ts", "rolldown.config.mjs"])
+    for (const name of [
+      "src",
+      "test",
+      "examples",
+      "package.json",
+      "tsconfig.json",
+      "tsconfig.build.json",
+      "vitest.config.ts",
+      "rolldown.config.mjs",
+      "rolldown.x0.config.mjs",
+    ])
       cpSync(join(root, name), join(copy, name), { recursive: true });
     symlinkSync(join(root, "node_modules"), join(copy, "node_modules"));
     const path = join(copy, file);

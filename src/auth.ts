@@ -7,7 +7,8 @@ import { decodeProtectedHeader, errors, type JWTPayload, type JWTVerifyGetKey, j
 import type { NewSession } from "./answers.ts";
 import { HandoverError } from "./errors.ts";
 import { PROVIDER_ALGORITHMS, providerKeys } from "./jwks.ts";
-import { type Identity, type SessionId, type UserId, type UserIdentity, X0 } from "./protocol.ts";
+import type { Identity, SessionId, UserId, UserIdentity } from "./protocol.ts";
+import { X0 } from "./x0.ts";
 
 const NAME = /^[A-Za-z0-9._:@-]{1,128}$/;
 /** What a token without a `scope` claim may do: read its own mailbox and send to any user (PROTOCOL.md, "Identity"). */

@@ -148,7 +148,7 @@ const SETTINGS = {
     {
       variable: "HANDOVER_ORIGINS",
       default: "",
-      says: "Origins whose pages may use this server, exactly as browsers send them, by commas. Unset: pages of the same origin only.",
+      says: "Origins whose pages may use this server, exactly as browsers send them, by commas. Unset: pages of the same origin only, or with HANDOVER_X0=demo every page that has a token.",
     },
     (value) => {
       for (const origin of listOf(value)) {
@@ -241,7 +241,7 @@ const SETTINGS = {
   x0Public: flag({
     variable: "HANDOVER_X0_PUBLIC",
     default: false,
-    says: "Lets HANDOVER_X0=demo listen on addresses that others can reach, where anybody reads anybody's mail.",
+    says: "Lets HANDOVER_X0=demo listen on addresses that others can reach, where anybody can be any user.",
   }),
   x0AnyKind: flag({
     variable: "HANDOVER_X0_ANY_KIND",

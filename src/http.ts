@@ -12,7 +12,7 @@ import { bearerToken, cookieRemovalRoute, cookieRoute, cookieToken } from "./coo
 import { asHandoverError, HandoverError } from "./errors.ts";
 import type { Hub } from "./hub.ts";
 import { unquotedKey } from "./message.ts";
-import { isAllowedOrigin } from "./origin.ts";
+import { corsOptions, isAllowedOrigin, isOpenPath } from "./origin.ts";
 import { type Identity, type MessageId, PROTOCOL, parse, parseJson, type ReceiverId, SCHEMAS, type SessionId, type UserId } from "./protocol.ts";
 import { holdPoll } from "./transports/poll.ts";
 import { asksForStream, beginAnswer, STREAM_HEADERS, whenGone } from "./transports/sse/answer.ts";
@@ -34,6 +34,8 @@ export interface HttpOptions {
   readonly isReady: () => boolean;
   /** Exact origins whose pages may use this server; empty: same origin only. */
   readonly origins: readonly string[];
+  /** Without such a list, whether pages of every origin may use `/v1`: with a bearer token, never with the cookie. */
+  readonly isOpen: boolean;
   /** Names that `Host` may have; empty: any. Development mode names loopback only, so that no other site's name can be pointed here. */
   readonly hosts: readonly string[];
   readonly sessionTtlMs: number;
@@ -103,19 +105,10 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
       done(asHandoverError(thrown));
     }
   });
-  if (options.origins.length > 0) {
-    await app.register(cors, {
-      // Credentials are allowed to those of the list only, and never with `*`.
-      origin: (origin, done) => done(null, origin !== undefined && options.origins.includes(origin) ? origin : false),
-      credentials: true,
-      methods: ["GET", "POST", "DELETE"],
-      allowedHeaders: ["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "TTL", "Topic", "Urgency"],
-      exposedHeaders: ["Location", "Retry-After"],
-      maxAge: 7_200,
-    });
-  }
+  const crossOrigin = corsOptions(options.origins, options.isOpen);
+  if (crossOrigin) await app.register(cors, crossOrigin);
   app.addHook("onRequest", async (request, reply) => {
-    checkRequest(request.routeOptions.config.hasAnyHost ? { hosts: [] } : options, request.raw);
+    checkRequest(request.routeOptions.config.hasAnyHost ? [] : hostsFor(options, request.url), request.raw);
     if (options.hub.isDraining) reply.header("Connection", "close");
     reply.header("X-Content-Type-Options", "nosniff").header("Cache-Control", "no-store");
   });
@@ -298,8 +291,13 @@ function parseBody(body: Buffer): unknown {
   return parseJson(body.toString(), "The body");
 }
 
+/** The names that `Host` may have for this address. */
+function hostsFor({ hosts, isOpen }: HttpOptions, url: string | undefined): readonly string[] {
+  return isOpen && isOpenPath(url) ? [] : hosts;
+}
+
 /** What every request must be, upgrades included. @throws HandoverError bad-request | headers-too-large | unsupported-media | forbidden */
-function checkRequest({ hosts }: Pick<HttpOptions, "hosts">, request: IncomingMessage): void {
+function checkRequest(hosts: readonly string[], request: IncomingMessage): void {
   const { rawHeaders, headers } = request;
   if (rawHeaders.length / 2 > MAX_HEADERS) throw new HandoverError("headers-too-large", `At most ${MAX_HEADERS} headers are accepted.`);
   const seen = new Set<string>();
@@ -332,11 +330,11 @@ function upgrade(options: HttpOptions, request: IncomingMessage, socket: Duplex,
   const onError = () => socket.destroy();
   socket.on("error", onError);
   try {
-    checkRequest(options, request);
+    checkRequest(hostsFor(options, request.url), request);
     if (request.url?.split("?", 1)[0] !== "/v1/ws") throw new HandoverError("unknown", "WebSocket lives at /v1/ws.");
     const { origin, host } = request.headers;
     // Without `Origin` it is not a page's; it needs a token like any other.
-    if (origin !== undefined && !isAllowedOrigin(options.origins, origin, host)) {
+    if (origin !== undefined && !options.isOpen && !isAllowedOrigin(options.origins, origin, host)) {
       throw new HandoverError("forbidden", "Pages of this origin may not connect here; HANDOVER_ORIGINS lists those that may.");
     }
     if (options.hub.isDraining) throw new HandoverError("draining", "The server is about to stop.");

@@ -17,7 +17,7 @@ import {
 } from "./protocol.ts";
 import { type ReadableMailbox, Receiver, type SharedDelivery } from "./receiver.ts";
 
-/** How long a receiver is remembered after its last poll, and after its last connection (PROTOCOL.md, "The model"). */
+/** How long a receiver is remembered after its last poll, and else after its last connection or its first word (PROTOCOL.md, section 5). */
 const LIVE_AFTER_POLL_MS = 30_000;
 const REMEMBERED_MS = 90_000;
 

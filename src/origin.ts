@@ -3,6 +3,7 @@
  * @module
  */
 import type { IncomingHttpHeaders } from "node:http";
+import type { FastifyCorsOptions, FastifyCorsOptionsDelegateCallback } from "@fastify/cors";
 
 /**
  * Whether pages of this origin may use the server.
@@ -11,6 +12,33 @@ import type { IncomingHttpHeaders } from "node:http";
 export function isAllowedOrigin(origins: readonly string[], origin: string, host: string | undefined): boolean {
   if (origins.length > 0) return origins.includes(origin);
   return isOwnOrigin(origin, host);
+}
+
+/** Where an open server answers pages of every origin: with a token of their own, never with the cookie. */
+export function isOpenPath(url: string | undefined): boolean {
+  return url?.startsWith("/v1/") ?? false;
+}
+
+/**
+ * What `@fastify/cors` is told; undefined: nobody but the server's own pages may read its answers.
+ * @param isOpen  without a list, pages of every origin may use {@link isOpenPath}
+ */
+export function corsOptions(
+  origins: readonly string[],
+  isOpen: boolean,
+): FastifyCorsOptions | { delegator: FastifyCorsOptionsDelegateCallback } | undefined {
+  const common: FastifyCorsOptions = {
+    methods: ["GET", "POST", "DELETE"],
+    allowedHeaders: ["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "TTL", "Topic", "Urgency"],
+    exposedHeaders: ["Location", "Retry-After"],
+    maxAge: 7_200,
+  };
+  if (origins.length > 0) {
+    // Credentials are allowed to those of the list only, and never with `*`.
+    return { ...common, credentials: true, origin: (origin, done) => done(null, origin !== undefined && origins.includes(origin) ? origin : false) };
+  }
+  if (!isOpen) return undefined;
+  return { delegator: (request, done) => done(null, { ...common, origin: isOpenPath(request.url) ? "*" : false }) };
 }
 
 /** Whether this is the origin of the server itself, under the name it was asked by; TLS may have ended at a proxy. */

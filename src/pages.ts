@@ -39,6 +39,11 @@ export function sdkRoute(app: FastifyInstance): void {
   serve(app, "/handover.js", new URL("dist/client/handover.js", PACKAGE), { "Access-Control-Allow-Origin": "*" });
 }
 
+/** Serves the script that x0's pages add with one line: to whatever page, under whatever name it is asked for. */
+export function x0ScriptRoute(app: FastifyInstance): void {
+  serve(app, "/x0/handover.js", new URL("dist/client/x0.js", PACKAGE), { "Access-Control-Allow-Origin": "*" }, true);
+}
+
 /** Serves what describes the server to programs: to anybody, since it says nothing that PROTOCOL.md does not. */
 export function descriptionRoutes(app: FastifyInstance, limits: Limits): void {
   for (const [path, document] of [
@@ -77,10 +82,10 @@ function pickUser(hub: Hub, givenAtMs: ReadonlyMap<string, number>): string {
   return choice[Math.floor(Math.random() * choice.length)] ?? DEMO_USERS[0];
 }
 
-function serve(app: FastifyInstance, path: string, file: URL, headers: Readonly<Record<string, string>>): void {
+function serve(app: FastifyInstance, path: string, file: URL, headers: Readonly<Record<string, string>>, hasAnyHost = false): void {
   const type = CONTENT_TYPES[file.pathname.split(".").at(-1) ?? ""] ?? "application/octet-stream";
   // Who may load these has nothing to do with who may use the server: the SDK is for every page, the demonstration for its own.
-  app.get(path, { config: { cors: false } }, async (request, reply) => {
+  app.get(path, { config: { cors: false, hasAnyHost } }, async (request, reply) => {
     let content: Buffer;
     try {
       content = await readFile(file);

@@ -55,17 +55,6 @@ export const PROTOCOL = {
   ttlZeroMs: 30_000,
 } as const;
 
-/** The words that x0's wire adds (docs/x0.md): event types, and scopes. */
-export const X0 = {
-  /** Values for a form of a page. */
-  setData: "x0.set-data",
-  /** Any message of x0; some kinds run code or markup in the page that gets them, so it needs {@link X0.anyScope}. */
-  message: "x0.message",
-  anyScope: "x0:any",
-  /** No two page loads have this token: a page's next poll is then the acknowledgement of what it was answered. */
-  pageLoadScope: "x0:page-load",
-} as const;
-
 const NAME = "^[A-Za-z0-9._:@-]{1,128}$";
 const closed = { additionalProperties: false } as const;
 export const name = (description: string) => Type.String({ pattern: NAME, description });

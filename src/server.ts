@@ -21,9 +21,11 @@ import { fromFastify, httpServer } from "./http.ts";
 import { Hub } from "./hub.ts";
 import { Metrics } from "./metrics.ts";
 import { metricsRoute } from "./monitoring.ts";
-import { demoRoutes, descriptionRoutes, sdkRoute } from "./pages.ts";
+import { isAllowedOrigin } from "./origin.ts";
+import { demoRoutes, descriptionRoutes, sdkRoute, x0ScriptRoute } from "./pages.ts";
+import type { UserIdentity } from "./protocol.ts";
 import { webSocketTransport } from "./transports/websocket.ts";
-import { x0Route } from "./transports/x0/route.ts";
+import { x0Route, x0SessionRoute } from "./transports/x0/route.ts";
 import { X0Transport } from "./transports/x0.ts";
 
 /** The version of this package. */
@@ -83,13 +85,19 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
       metrics,
     });
     const webSocket = webSocketTransport(hub, onError);
-    const x0 = config.x0 === "off" ? undefined : new X0Transport(hub, { mode: config.x0, allowsAny: config.x0AnyKind, onError });
+    const sign = ({ user, session, scopes }: UserIdentity) =>
+      authenticator.signToken(user, session, Math.ceil(config.sessionTtlMs / 1000), scopes.join(" "));
+    const x0 = config.x0 === "off" ? undefined : new X0Transport(hub, { mode: config.x0, allowsAny: config.x0AnyKind, sign, onError });
+    const origins = listOf(config.origins);
+    // Any page may be any user there anyway, and one line in x0's pages shall be enough.
+    const isOpen = config.x0 === "demo" && origins.length === 0;
     const app = await httpServer({
       hub,
       authenticator,
       webSocket,
       isReady: () => !hasFailed,
-      origins: listOf(config.origins),
+      origins,
+      isOpen,
       hosts: config.dev ? LOOPBACK : [],
       sessionTtlMs: config.sessionTtlMs,
       maxConnections: config.maxConnections,
@@ -105,9 +113,20 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
         x0Route(own, x0, fromFastify);
         done();
       });
+      await app.register((own, _options, done) => {
+        x0SessionRoute(own, x0, (origin, host) => isOpen || isAllowedOrigin(origins, origin, host));
+        done();
+      });
+      x0ScriptRoute(app);
     }
     if (config.dev) demoRoutes(app, hub, authenticator, config.sessionTtlMs);
-    if (config.x0 === "demo") log.warn("HANDOVER_X0=demo: whoever reaches this port reads the mail of every x0 session. For trying it out only.");
+    if (config.x0 === "demo") {
+      log.warn(
+        `HANDOVER_X0=demo: whoever reaches this port reads the mail of every x0 session, and can be any user${isOpen ? "; so can every page that a browser shows, of whatever origin" : ""}. For trying it out only.`,
+      );
+    } else if (config.x0 === "registered" && origins.length === 0) {
+      log.info("HANDOVER_ORIGINS is not set: x0's pages poll as ever. Name their origins there, and they can have /x0/handover.js (docs/x0.md).");
+    }
     if (engine.name === "rabbitmq") log.warn("The RabbitMQ engine is experimental: one node per journal.");
     if (engine.supports.durable === "no") log.warn("The memory engine is not durable: messages end with this process. For tests only.");
     await listen(app, config);
@@ -242,7 +261,7 @@ function requireLoopback(config: Config, host: string): void {
   if (config.dev) throw new ConfigError(`Development mode makes a session for whoever asks, so it listens on 127.0.0.1 only, not on ${host}.`);
   if (config.x0 === "demo" && !config.x0Public) {
     throw new ConfigError(
-      `With HANDOVER_X0=demo anybody reads anybody's mail, so it listens on 127.0.0.1 only, not on ${host}. ` +
+      `With HANDOVER_X0=demo anybody can be any user, and read anybody's mail, so it listens on 127.0.0.1 only, not on ${host}. ` +
         "Take HANDOVER_X0=registered, or say HANDOVER_X0_PUBLIC=true if this network is yours alone.",
     );
   }

@@ -66,6 +66,8 @@ export function supervise({ host, port, command, say }: Supervised): Promise<num
     for (const signal of ["SIGTERM", "SIGINT"] as const) {
       process.on(signal, () => {
         isStopping = true;
+        // There will be no next server: better to be refused now than to wait for it, and be cut in the end.
+        socket.close();
         if (waiting) {
           clearTimeout(waiting);
           resolve(0);
@@ -81,9 +83,9 @@ export function supervise({ host, port, command, say }: Supervised): Promise<num
  * Binds the address; the first server makes it listen. Node has no public way to hold a socket without accepting from it; this function is what its
  * cluster module uses for the same purpose. test/x0/restart.test.ts would tell if it went away.
  */
-function openSocket(host: string, port: number): object {
+function openSocket(host: string, port: number): { close(): void } {
   const { _createServerHandle: create } = net as unknown as {
-    _createServerHandle?(address: string, port: number, family: 4 | 6): { getsockname(out: object): number } | number;
+    _createServerHandle?(address: string, port: number, family: 4 | 6): { getsockname(out: object): number; close(): void } | number;
   };
   if (!create) throw new ConfigError("This version of Node cannot hold a port for another process; use systemd's socket activation instead.");
   const address = host === "localhost" ? "127.0.0.1" : host;

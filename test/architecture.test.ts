@@ -38,7 +38,7 @@ function importsOf(file: string, text: string): Import[] {
 }
 
 const LAYERS: Readonly<Record<string, readonly string[]>> = {
-  L0: ["protocol.ts", "errors.ts", "answers.ts"],
+  L0: ["protocol.ts", "errors.ts", "answers.ts", "x0.ts"],
   L1: ["engine.ts", "transport.ts"],
   L2: ["jwks.ts", "auth.ts", "message.ts", "sessions.ts", "receiver.ts", "mailbox.ts", "metrics.ts", "hub.ts"],
   L4: [
@@ -82,7 +82,7 @@ const MAY: Readonly<Record<string, (from: string, to: string, typeOnly: boolean)
     if (layerOf(to) === "client") return from === "commands.ts";
     return layerOf(to) !== "testing";
   },
-  client: (_from, to, typeOnly) => layerOf(to) === "client" || (layerOf(to) === "L0" && typeOnly),
+  client: (_from, to, typeOnly) => layerOf(to) === "client" || (layerOf(to) === "L0" && (typeOnly || to === "x0.ts")),
   testing: (_from, to) => ["L0", "L1", "testing"].includes(layerOf(to)),
 };
 

@@ -4,7 +4,7 @@
  */
 import { afterEach, expect, test } from "vitest";
 import { type Answer, call, FrameSocket, field } from "../src/testing/wire.ts";
-import { expectProblem, raw } from "./support/raw.ts";
+import { ask, expectProblem } from "./support/raw.ts";
 import { SERVICE_CREDENTIAL, type Started, start } from "./support/started.ts";
 
 const APP = "https://app.example.com";
@@ -16,25 +16,6 @@ async function started(origins = ""): Promise<Started> {
   const server = await start("memory", { origins });
   running.push(server);
   return server;
-}
-
-interface Asked {
-  readonly method?: string;
-  readonly path?: string;
-  readonly headers?: Readonly<Record<string, string | undefined>>;
-  readonly body?: unknown;
-}
-
-/** One request by hand: `fetch` would not send an `Origin` or a `Host` of ours as it stands. */
-function ask(server: Started, { method = "POST", path = "/v1/poll", headers = {}, body = { receiver: "r", wait: 0 } }: Asked): Promise<Answer> {
-  const text = method === "POST" && path !== "/v1/cookie" ? JSON.stringify(body) : undefined;
-  const all: Record<string, string | undefined> = {
-    Host: new URL(server.url).host,
-    ...(text === undefined ? {} : { "Content-Type": "application/json", "Content-Length": String(Buffer.byteLength(text)) }),
-    ...headers,
-  };
-  const lines = Object.entries(all).flatMap(([name, value]) => (value === undefined ? [] : [`${name}: ${value}\r\n`]));
-  return raw(server.url, `${method} ${path} HTTP/1.1\r\n${lines.join("")}\r\n${text ?? ""}`);
 }
 
 const bearer = (token: string) => ({ Authorization: `Bearer ${token}` });

@@ -1,15 +1,17 @@
 /**
- * Receivers that are connected while something ends or is reserved: what the model test (test/model.test.ts) found to be wrong, each as a plain
- * test. The clock is the test's own.
+ * Receivers that are connected while something ends or is reserved, and how long they are remembered: what the model test (test/model.test.ts) found
+ * to be wrong, or had to know, each as a plain test. The clock is the test's own.
  * @module
  */
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { Accepted } from "../src/answers.ts";
-import { memoryEngine } from "../src/engines/memory.ts";
+import { type MemoryEngine, memoryEngine } from "../src/engines/memory.ts";
+import { type SqliteEngine, sqliteEngine } from "../src/engines/sqlite.ts";
 import { HandoverError } from "../src/errors.ts";
 import { Hub } from "../src/hub.ts";
 import type { ReceiverId, ServerFrame, SessionId, UserId, UserIdentity } from "../src/protocol.ts";
 import type { Channel, Link } from "../src/transport.ts";
+import { makeFolder } from "./engines/folder.ts";
 
 const identity = (user: string): UserIdentity => ({
   kind: "user",
@@ -21,14 +23,25 @@ const identity = (user: string): UserIdentity => ({
 const [alice, bob, carol] = [identity("alice"), identity("bob"), identity("carol")];
 
 let hub: Hub;
-let engine: ReturnType<typeof memoryEngine>;
+let engine: MemoryEngine | SqliteEngine;
 beforeEach(async () => {
   vi.useFakeTimers({ toFake: ["Date", "setTimeout", "clearTimeout", "setInterval", "clearInterval"] });
   engine = memoryEngine();
-  await engine.open((cause) => {
-    throw cause;
-  });
-  hub = new Hub({
+  await engine.open(fail);
+  hub = newHub();
+});
+afterEach(async () => {
+  hub.drain(0);
+  await engine.close();
+  vi.useRealTimers();
+});
+
+function fail(cause: Error): never {
+  throw cause;
+}
+
+function newHub(): Hub {
+  return new Hub({
     engine,
     authenticate: () => Promise.reject(new Error("nobody asks")),
     maxMessageBytes: 10_000,
@@ -36,12 +49,7 @@ beforeEach(async () => {
     maxReceiversPerUser: 10,
     isKnown: () => true,
   });
-});
-afterEach(async () => {
-  hub.drain(0);
-  await engine.close();
-  vi.useRealTimers();
-});
+}
 
 /** Until everything that was ready has run. */
 async function settled(): Promise<void> {
@@ -135,4 +143,69 @@ test("[M6] TTL 0 stays for who was live at acceptance when the node has forgotte
   expect(hub.isLive(bob.user)).toBe(false);
   expect((await open(bob, "late")).got).toEqual([]);
   expect((await open(bob, "poll", "poll")).got).toEqual(["now"]);
+});
+
+/** What an acknowledgement of everything up to the end settles. @param cursor  what the receiver says it has received */
+const ackAll = (who: UserIdentity, { channel }: Tab, cursor?: number) =>
+  hub.acknowledge(who, { receiver: channel.receiver, epoch: channel.epoch, cursor, upto: channel.head() });
+
+test("[M7] what a receiver was handed is remembered for 30 s after its last poll, else for 90 s after its last connection", async () => {
+  for (const [kind, rememberedMs] of [
+    ["poll", 30_000],
+    ["websocket", 90_000],
+    ["sse", 90_000],
+  ] as const) {
+    await send(["bob"], kind, {});
+    const kept = await open(bob, `kept-${kind}`, kind);
+    kept.channel.closed();
+    await pass(rememberedMs - 5_000);
+    expect(await ackAll(bob, kept), `${kind}: a moment before`).toBe(1);
+    await send(["bob"], kind, {});
+    const forgotten = await open(bob, `forgotten-${kind}`, kind);
+    forgotten.channel.closed();
+    await pass(rememberedMs);
+    expect(await ackAll(bob, forgotten), `${kind}: forgotten`).toBe(0);
+    expect(await ackAll(bob, forgotten, forgotten.channel.head()), `${kind}: by its own word`).toBe(1);
+  }
+});
+
+test("[M7] a receiver that only acknowledges is remembered for 90 s after it did so first", async () => {
+  const tab = await open(bob, "tab", "poll");
+  await send(["bob"], "mail", {});
+  tab.channel.closed();
+  await pass(30_000);
+  const say = (more: { readonly cursor?: number; readonly upto?: number }) =>
+    hub.acknowledge(bob, { receiver: tab.channel.receiver, epoch: tab.channel.epoch, cursor: undefined, ...more });
+  expect(await say({ upto: 1 }), "it was forgotten").toBe(0);
+  expect(await say({ cursor: 1 }), "it says what it has received").toBe(0);
+  await pass(85_000);
+  expect(await say({ upto: 1 }), "its word is remembered").toBe(1);
+  await send(["bob"], "more mail", {});
+  expect(await say({ cursor: 2 })).toBe(0);
+  await pass(5_000);
+  expect(await say({ upto: 2 }), "90 s after its first acknowledgement").toBe(0);
+});
+
+test("[M8] after a restart TTL 0 is, for the rest of its 30 s, for whoever comes", async () => {
+  const { dir, remove } = makeFolder();
+  const restart = async () => {
+    hub.drain(0);
+    await engine.close();
+    engine = sqliteEngine({ dir, reserveBytes: 65_536 });
+    await engine.open(fail);
+    hub = newHub();
+  };
+  try {
+    await restart();
+    await open(bob, "tab");
+    const { id } = await send(["bob"], "now", { ttl: 0 });
+    await restart();
+    expect((await open(bob, "late")).got).toEqual(["now"]);
+    await pass(30_000);
+    await engine.sweep();
+    expect((await engine.find(id))?.recipients.map(({ state }) => state)).toEqual(["expired"]);
+    expect((await open(bob, "later")).got).toEqual([]);
+  } finally {
+    remove();
+  }
 });

@@ -2,6 +2,8 @@
  * Keeps one wire to the server: which transport, when to try again, when to stop.
  *
  * - Transports are tried in order; one that does not get through gives way to the next, and is tried again now and then.
+ * - While the server is away, polling asks for it: a browser holds back WebSockets to a server that was not there several times (Chromium up to 5 s
+ *   each), and requests it does not. Once a poll is answered the WebSocket follows.
  * - What ended says what to do (PROTOCOL.md, "Errors"): 45xx and everything unknown, come back after a while; 44xx, stop until something changes.
  * @module
  */
@@ -21,6 +23,9 @@ const OPEN: Readonly<Record<Transport, Open>> = { websocket: openWebSocket, poll
 
 /** How often another connection under our name is answered with a new name; then it is no accident. */
 const MAX_RENAMES = 3;
+/** So many attempts that nothing answers are made with every transport, and from then on one of so many. */
+const FULL_ATTEMPTS = 3;
+const FULL_ATTEMPT_EVERY = 16;
 /** How long `close` waits for answers that are under way. */
 const CLOSE_MS = 5_000;
 
@@ -56,6 +61,8 @@ export class Connection {
   #receiver = randomId();
   /** Since something last worked for a while. */
   #failures = 0;
+  /** Attempts in a row that nothing answered. */
+  #absences = 0;
   #refusals = 0;
   #renames = 0;
   #onlineSinceMs = 0;
@@ -110,12 +117,18 @@ export class Connection {
   /** Tries the transports in order, and stays with the first that gets through. @returns why it ended, or why none did */
   async #attempt(): Promise<HandoverError> {
     let why = new HandoverError("bad-request", "No transport is chosen; see the option `transports`.");
-    for (const transport of this.#parts.transports) {
+    const { transports, timing } = this.#parts;
+    const absences = this.#absences++;
+    const isFull = absences < FULL_ATTEMPTS || absences % FULL_ATTEMPT_EVERY === 0 || !transports.includes("poll");
+    for (const transport of isFull ? transports : (["poll"] as const)) {
       try {
-        return await this.#use(await this.#open(transport, this.#receiver, this.#stop.signal));
+        const wire = await this.#open(transport, this.#receiver, this.#stop.signal);
+        this.#absences = 0;
+        return await this.#use(wire, isFull ? timing.probeMs : 0);
       } catch (error) {
         why = asHandoverError(error);
         // Only what does not get through may do so another way; an answer is an answer on every transport.
+        if (why.code !== "connection-lost") this.#absences = 0;
         if (why.code !== "connection-lost" || this.#stop.signal.aborted) return why;
       }
     }
@@ -127,8 +140,8 @@ export class Connection {
     return OPEN[transport]({ base, token, http, mail: inbox, timing, receiver, signal });
   }
 
-  /** Uses a wire, and better ones when they can be had, until the last has ended. */
-  async #use(first: Wire): Promise<HandoverError> {
+  /** Uses a wire, and better ones when they can be had, until the last has ended. @param probeMs  when to look for a better one */
+  async #use(first: Wire, probeMs: number): Promise<HandoverError> {
     const { inbox, outbox } = this.#parts;
     this.#onlineSinceMs = Date.now();
     for (let wire = first; ; ) {
@@ -137,7 +150,7 @@ export class Connection {
       inbox.acks.use(wire);
       outbox.use(wire);
       const over = new AbortController();
-      const next = await Promise.race([wire.ended, this.#better(wire, over.signal)]);
+      const next = await Promise.race([wire.ended, this.#better(wire, probeMs, over.signal)]);
       over.abort();
       wire.close();
       if (next instanceof HandoverError) {
@@ -151,10 +164,10 @@ export class Connection {
   }
 
   /** Looks now and then whether the first transport gets through by now. Resolves with its wire, or with the end of this one. */
-  async #better(current: Wire, over: AbortSignal): Promise<Wire | HandoverError> {
+  async #better(current: Wire, firstMs: number, over: AbortSignal): Promise<Wire | HandoverError> {
     const { timing, transports } = this.#parts;
     const [best] = transports;
-    for (let waitMs = timing.probeMs; best && best !== current.transport; waitMs = Math.min(waitMs * 2, timing.probeMaxMs)) {
+    for (let waitMs = firstMs; best && best !== current.transport; waitMs = Math.min(waitMs * 2 || timing.probeMs, timing.probeMaxMs)) {
       await pause(waitMs, over);
       if (over.aborted) break;
       try {

@@ -14,6 +14,11 @@ export class Seen {
     this.#limit = limit;
   }
 
+  /** The members, the oldest first. */
+  [Symbol.iterator](): IterableIterator<string> {
+    return this.#keys.values();
+  }
+
   has(key: string): boolean {
     return this.#keys.has(key);
   }

@@ -64,13 +64,19 @@ export class Token {
   }
 }
 
-/** When a JWT says that it ends, ms since the Unix epoch; never, when it does not say or is no JWT (a service key). Not verified: the server does that. */
-function expiry(token: string): number {
+/** What a JWT says; nothing, when it is none (a service key). Not verified: the server does that. */
+export function readClaims(token: string): Record<string, unknown> {
   try {
     const claims = parseText(atob((token.split(".")[1] ?? "").replace(/-/g, "+").replace(/_/g, "/")));
-    if (isRecord(claims) && typeof claims.exp === "number") return claims.exp * 1000;
+    if (isRecord(claims)) return claims;
   } catch {
     // Not base64: not a JWT.
   }
-  return Number.POSITIVE_INFINITY;
+  return {};
+}
+
+/** When a token ends, ms since the Unix epoch; never, when it does not say. */
+function expiry(token: string): number {
+  const { exp } = readClaims(token);
+  return typeof exp === "number" ? exp * 1000 : Number.POSITIVE_INFINITY;
 }

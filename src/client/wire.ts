@@ -66,7 +66,7 @@ export interface Timing {
   readonly answerMs: number;
   /** A WebSocket on which nothing came for so long is checked. 30 s. */
   readonly quietMs: number;
-  /** On long polling: first try to come back to WebSocket. 30 s; each time twice as long, up to `probeMaxMs`. */
+  /** On long polling: first try to come back to WebSocket (at once, when the server was away). 30 s; each time twice as long, up to `probeMaxMs`. */
   readonly probeMs: number;
   /** 5 min. */
   readonly probeMaxMs: number;

@@ -8,9 +8,10 @@
 import { performance } from "node:perf_hooks";
 import { setTimeout as pause } from "node:timers/promises";
 import { asHandoverError, HandoverError } from "../errors.ts";
-import { type Identity, type SessionId, type UserId, type UserIdentity, X0 } from "../protocol.ts";
+import type { Identity, SessionId, UserId, UserIdentity } from "../protocol.ts";
 import type { Gateway } from "../transport.ts";
-import { eventOf, hashOf, idOf, isId } from "./x0/event.ts";
+import { eventOf, X0 } from "../x0.ts";
+import { hashOf, idOf, isId } from "./x0/event.ts";
 import type { Connection, Opening } from "./x0/processed.ts";
 import { type SessionPoll, X0Session } from "./x0/session.ts";
 import { kindOf, NOTHING, readRequest, SENT, writeError, type X0Request } from "./x0/wire.ts";
@@ -37,8 +38,17 @@ export interface X0Options {
   readonly mode: "demo" | "registered";
   /** `demo` only: pages may send what runs code or markup in other pages too. */
   readonly allowsAny: boolean;
+  /** Signs a token for a session of {@link X0Options.mode} `demo`. @throws HandoverError unsupported, without a secret */
+  readonly sign: (identity: UserIdentity) => Promise<PageToken>;
   /** What went wrong inside, for the log. */
   readonly onError: (error: HandoverError) => void;
+}
+
+/** With what a page uses `/v1`. */
+export interface PageToken {
+  readonly token: string;
+  /** RFC 3339. */
+  readonly expires: string;
 }
 
 /** A POST as the HTTP side has it. */
@@ -100,6 +110,14 @@ export class X0Transport {
     this.#preflights.set(key, { atMs: performance.now(), connection });
     const oldest = this.#preflights.size > MAX_PREFLIGHTS ? this.#preflights.keys().next() : undefined;
     if (oldest && !oldest.done) this.#preflights.delete(oldest.value);
+  }
+
+  /**
+   * The token with which a page of this session uses `/v1`; undefined where its session value is that token.
+   * @throws HandoverError unsupported, when there is no secret to sign it with
+   */
+  async pageToken(value: string): Promise<PageToken | undefined> {
+    return this.#options.mode === "demo" ? this.#options.sign(this.#demoIdentity(value)) : undefined;
   }
 
   post(post: X0Post): Exchange {
@@ -202,7 +220,10 @@ export class X0Transport {
 
   /** Who a session value is. @throws HandoverError token-invalid | token-expired */
   async #identify(value: string): Promise<Identity> {
-    if (this.#options.mode === "registered") return this.#gateway.authenticate(value);
+    return this.#options.mode === "registered" ? this.#gateway.authenticate(value) : this.#demoIdentity(value);
+  }
+
+  #demoIdentity(value: string): UserIdentity {
     const id = idOf(value);
     const scopes = ["receive", "send:user:*", ...(this.#options.allowsAny ? [X0.anyScope] : [])];
     // The same for a day at least: every later end would have to be made durable.

@@ -119,6 +119,29 @@ describe("transports", () => {
     for (const [index, expected] of [50, 100, 200].entries()) expect(waits[index]).toBeGreaterThan(expected * 0.95);
   });
 
+  it("[C18] while the server is away it asks by polling, and comes back to the WebSocket as soon as a poll is answered", async () => {
+    const { server } = test;
+    const random = vi.spyOn(Math, "random").mockReturnValue(0.005);
+    const got: unknown[] = [];
+    const handover = test.connect({ timing: { probeMs: 60_000 } });
+    handover.on("order", (message) => got.push(message.data));
+    await until(() => expect(handover.status.transport).toBe("websocket"));
+    server.webSocket = "refuse";
+    server.cutsPolls = true;
+    server.cut();
+    server.put("order", 1);
+    await until(() => expect(server.polls.length).toBeGreaterThan(40));
+    // Three attempts with every transport, and one of sixteen then.
+    expect(server.upgrades - 1).toBeLessThanOrEqual(3 + server.polls.length / 16);
+    expect(server.upgrades - 1).toBeGreaterThanOrEqual(5);
+    server.webSocket = "open";
+    server.cutsPolls = false;
+    await until(() => expect(handover.status).toEqual({ state: "online", transport: "websocket" }));
+    random.mockRestore();
+    await until(() => expect(server.entries).toEqual([]));
+    expect(got).toEqual([1]);
+  });
+
   it("[C21] after a drain it comes back spread over the time that the server named", async () => {
     const { server } = test;
     const random = vi.spyOn(Math, "random").mockReturnValue(0.9);

@@ -8,6 +8,7 @@ import type { Addressed, Attachment, Engine, Recipient, Settlement } from "../..
 import { type MemoryEngine, memoryEngine } from "../../src/engines/memory.ts";
 import { type SqliteEngine, sqliteEngine } from "../../src/engines/sqlite.ts";
 import type { MessageId, ReceiverId, SessionId, UserId } from "../../src/protocol.ts";
+import { played } from "../support/soak.ts";
 import { makeFolder } from "./folder.ts";
 
 const RUNS = Number(process.env.HANDOVER_RUNS ?? 200);
@@ -218,6 +219,7 @@ test(
       );
       // The sequences are of use only if they reach everything that can happen.
       const { unsettled: _open, ...reached } = await memory.engine.totals();
+      played(`${runs} sequences`);
       if (RUNS >= 100) expect(Object.entries(reached).filter(([, n]) => n === 0)).toEqual([]);
     } finally {
       await both((side) => side.engine.close());

@@ -34,6 +34,12 @@ const plain = fc.record({
 const keyed = fc.record({ to: fc.constant(["u"]), data: fc.constantFrom(1, 1, 1, 2), key: fc.constantFrom("k1", "k1", "k2") });
 const sending = fc.oneof({ weight: 5, arbitrary: plain }, { weight: 1, arbitrary: keyed });
 
+/** What is sent while a connection is being opened. */
+const meanwhile = fc.oneof(
+  fc.constant([]),
+  fc.array(fc.record({ to: fc.constantFrom(["u"], ["u"], ["v"]), data: fc.constantFrom(1, 2) }), { maxLength: 3 }),
+);
+
 /** A number to acknowledge: one that the client has in hand, one that it ever had (counted back from the last), or any at all. */
 const target = fc.oneof(
   { weight: 6, arbitrary: fc.record({ inHand: fc.nat(3) }) },
@@ -51,7 +57,10 @@ const forms = fc.oneof(
 export const step = fc.oneof(
   { weight: 8, arbitrary: fc.record({ do: fc.constant("send" as const), sender, sendings: fc.array(sending, { minLength: 1, maxLength: 1 }) }) },
   { weight: 3, arbitrary: fc.record({ do: fc.constant("send" as const), sender, sendings: fc.array(sending, { minLength: 2, maxLength: 4 }) }) },
-  { weight: 7, arbitrary: fc.record({ do: fc.constant("connect" as const), who, from, window, kind: fc.constantFrom("websocket", "sse") }) },
+  {
+    weight: 7,
+    arbitrary: fc.record({ do: fc.constant("connect" as const), who, from, window, kind: fc.constantFrom("websocket", "sse"), meanwhile }),
+  },
   {
     weight: 8,
     arbitrary: fc.record({

@@ -8,16 +8,18 @@ import type { Accepted } from "../../src/answers.ts";
 import type { Totals } from "../../src/engine.ts";
 import { HandoverError } from "../../src/errors.ts";
 import type { Hub } from "../../src/hub.ts";
-import type { Identity, MessageId, ReceiverId, SessionId, UserId, UserIdentity } from "../../src/protocol.ts";
+import type { MessageId, ReceiverId, UserIdentity } from "../../src/protocol.ts";
 import { Client } from "./client.ts";
 import type { Store } from "./core.ts";
 import { complete, deliver, miss, pass, told as settledTold } from "./handing.ts";
 import { Connection, Poll, type Told, type Where } from "./line.ts";
+import { Names } from "./names.ts";
 import * as reference from "./reference.ts";
 import { RECEIVERS, type Step, type StepOf, TICK_MS } from "./steps.ts";
 import type { Outcome, Reader, Sending, State } from "./words.ts";
 
-let sequences = 0;
+type Written = StepOf<"send">["sendings"][number] | StepOf<"connect">["meanwhile"][number];
+
 /** What the sequences came to see, and how often: they are of use only if they come to everything. */
 export const REACHED = new Map<string, number>();
 
@@ -28,11 +30,8 @@ function reach(what: string): void {
 export class World {
   readonly #store: Store;
   readonly #clients: readonly Client[];
-  /** Users and senders are this sequence's own. */
-  readonly #run: string;
+  readonly #names = new Names();
   readonly #accepted = new Map<string, Accepted>();
-  /** How often each session was ended and made anew. */
-  readonly #logins = new Map<string, number>();
   readonly #formerEpochs = new Set<string>();
   #state: State = reference.begin(Date.now(), 0);
   #hub: Hub;
@@ -43,12 +42,10 @@ export class World {
   #lastEnded: UserIdentity | undefined;
 
   private constructor(store: Store, before: Totals) {
-    sequences += 1;
-    this.#run = `r${sequences}`;
     this.#store = store;
     this.#before = before;
     this.#hub = store.hub();
-    this.#clients = RECEIVERS.map(({ user, session, id }) => new Client(session, id as ReceiverId, this.#identity(user, session)));
+    this.#clients = RECEIVERS.map(({ user, session, id }) => new Client(session, id as ReceiverId, this.#names.identity(user, session)));
   }
 
   static async begin(store: Store): Promise<World> {
@@ -101,7 +98,13 @@ export class World {
     await this.#compare();
   }
 
-  async #send({ sender: asked, sendings: written }: StepOf<"send">): Promise<void> {
+  async #send(step: StepOf<"send">): Promise<void> {
+    await this.#ask(step)();
+    await this.#store.idle();
+  }
+
+  /** Asks the core. @returns waits for the answer, and asks the reference */
+  #ask({ sender: asked, sendings: written }: { readonly sender: string; readonly sendings: readonly Written[] }): () => Promise<void> {
     const sendings = written.map((each) => this.#addressed(each));
     // Services only write to a session.
     const sender = sendings.some(({ session }) => session !== undefined) ? "service" : asked;
@@ -113,19 +116,21 @@ export class World {
       ...(topic === undefined ? {} : { topic }),
       ...(key === undefined ? {} : { idempotencyKey: key }),
     }));
-    const answers = await this.#hub.sendAll(this.#sender(sender), requests);
-    const outcomes = reference.send(this.#state, this.#source(sender), sendings);
-    const said = answers.map((answer) => (answer instanceof HandoverError ? answer.code : withoutId(answer)));
-    assert.deepEqual(said, outcomes.map(expected), "the answer to a send");
-    for (const each of said) reach(typeof each === "string" ? each : each.refused ? "refused" : "accepted");
-    for (const [place, answer] of answers.entries()) if (!(answer instanceof HandoverError)) this.#name(outcomes[place], answer);
-    await this.#store.idle();
+    const asking = this.#hub.sendAll(this.#names.sender(sender), requests);
+    return async () => {
+      const answers = await asking;
+      const outcomes = reference.send(this.#state, this.#names.source(sender), sendings);
+      const said = answers.map((answer) => (answer instanceof HandoverError ? answer.code : withoutId(answer)));
+      assert.deepEqual(said, outcomes.map(expected), "the answer to a send");
+      for (const each of said) reach(typeof each === "string" ? each : each.refused ? "refused" : "accepted");
+      for (const [place, answer] of answers.entries()) if (!(answer instanceof HandoverError)) this.#name(outcomes[place], answer);
+    };
   }
 
-  #addressed(sending: StepOf<"send">["sendings"][number]): Sending {
+  #addressed(sending: Written): Sending {
     const name = "session" in sending ? sending.session : undefined;
     const identity = name === "ended" ? this.#lastEnded : this.#clients.find((each) => each.name === name)?.identity;
-    if (!identity) return { ...sending, session: undefined, to: sending.to.map((user) => this.#user(user)) };
+    if (!identity) return { ...sending, session: undefined, to: sending.to.map((user) => this.#names.user(user)) };
     return { ...sending, session: identity.session, to: [identity.user] };
   }
 
@@ -141,18 +146,25 @@ export class World {
     this.#accepted.set(answer.id, answer);
   }
 
-  async #connect({ who, from, window, kind }: StepOf<"connect">): Promise<void> {
+  async #connect({ who, from, window, kind, meanwhile }: StepOf<"connect">): Promise<void> {
     const client = this.#client(who);
-    const where = client.where(from, this.#head(client));
+    const head = this.#head(client);
+    const where = client.where(from, head);
     const older = client.line;
     const line = new Connection(kind === "sse" ? "sse" : "websocket");
     client.line = line;
-    const resumed = await line.open(this.#hub, client.identity, client.id, where, window);
+    const opening = line.open(this.#hub, client.identity, client.id, where, window);
+    const sending = meanwhile.length > 0 ? this.#ask({ sender: "service", sendings: meanwhile }) : undefined;
+    const resumed = await opening;
     await this.#store.idle();
     this.#lookAtReplaced(client, older);
     this.#learnEpoch(line.ready?.epoch);
-    assert.equal(line.ready?.head, this.#head(client));
+    // Which of the two was first the head tells.
+    const isFirst = line.ready?.head === head;
+    if (!isFirst) await sending?.();
+    assert.equal(line.ready?.head, this.#head(client), "the head that ready says");
     assert.equal(resumed, reference.connect(this.#reader(client), this.#cursorIn(where), window, false), "whether it goes on from its cursor");
+    if (isFirst) await sending?.();
     reach(resumed ? "resumed" : where.epoch === undefined ? "new" : "not resumed");
     client.epoch = this.#epoch;
     client.cursor = resumed ? where.cursor : 0;
@@ -226,8 +238,8 @@ export class World {
       if (client.line) assert.deepEqual(client.line.end, { code: client.line instanceof Poll ? "token-invalid" : "session-ended" });
       await this.#isRefused(client);
     }
-    this.#logins.set(name, (this.#logins.get(name) ?? 0) + 1);
-    for (const client of clients) client.begin({ ...identity, session: this.#session(name) });
+    this.#names.logInAnew(name);
+    for (const client of clients) client.begin({ ...identity, session: this.#names.session(name) });
     await this.#logIn();
   }
 
@@ -251,8 +263,8 @@ export class World {
     const { messages } = this.#state;
     const message = messages[messages.length - 1 - (nth % Math.max(messages.length, 1))];
     if (!message) return;
-    const evicted = await this.#hub.takeBack(this.#sender(sender), message.id as MessageId).catch((thrown: HandoverError) => thrown.code);
-    assert.equal(evicted, reference.takeBack(this.#state, message, this.#source(sender)) ?? "unknown", "from how many it was taken back");
+    const evicted = await this.#hub.takeBack(this.#names.sender(sender), message.id as MessageId).catch((thrown: HandoverError) => thrown.code);
+    assert.equal(evicted, reference.takeBack(this.#state, message, this.#names.source(sender)) ?? "unknown", "from how many it was taken back");
     reach(evicted === "unknown" ? "not taken back" : "taken back");
     await this.#store.idle();
   }
@@ -309,7 +321,7 @@ export class World {
     const { engine } = this.#store;
     const [totals, ...states] = await Promise.all([
       engine.totals(),
-      ...this.#state.messages.map(({ id }) => this.#hub.state(this.#sender("service"), id as MessageId)),
+      ...this.#state.messages.map(({ id }) => this.#hub.state(this.#names.sender("service"), id as MessageId)),
     ]);
     const { accepted, unsettled, ...endings } = totals;
     const sum = Object.values(endings).reduce((one, other) => one + other, unsettled);
@@ -408,27 +420,6 @@ export class World {
 
   #reader({ identity, id }: Client): Reader {
     return reference.readerOf(this.#state, identity.user, identity.session, id);
-  }
-
-  #session(name: string): SessionId {
-    return `${this.#run}-${name}-${this.#logins.get(name) ?? 0}` as SessionId;
-  }
-
-  #user(name: string): UserId {
-    return `${this.#run}-${name}` as UserId;
-  }
-
-  #identity(user: string, session: string): UserIdentity {
-    const scopes = ["receive", "send:user:*"];
-    return { kind: "user", user: this.#user(user), session: this.#session(session), scopes, expiresAtMs: Number.MAX_SAFE_INTEGER };
-  }
-
-  #sender(name: string): Identity {
-    return name === "service" ? { kind: "service", name: this.#run } : this.#identity(name, name === "u" ? "s1" : "s3");
-  }
-
-  #source(name: string): string {
-    return name === "service" ? `/services/${this.#run}` : `/users/${this.#user(name)}`;
   }
 }
 

@@ -8,6 +8,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { createServer as createTlsServer } from "node:tls";
 import { fileURLToPath } from "node:url";
 import { randomName, removeJournal } from "./broker.ts";
 
@@ -103,11 +104,12 @@ export interface Relay {
   close(): Promise<void>;
 }
 
-export async function openRelay(url: string): Promise<Relay> {
+/** @param tls  it takes connections under this certificate, and passes them on without it, as a proxy in front of the server does */
+export async function openRelay(url: string, tls?: { readonly key: string; readonly cert: string }): Promise<Relay> {
   const port = Number(new URL(url).port);
   const sockets = new Set<Socket>();
   let isCut = false;
-  const relay = createServer((near) => {
+  const pass = (near: Socket) => {
     if (isCut) {
       near.destroy();
       return;
@@ -126,11 +128,12 @@ export async function openRelay(url: string): Promise<Relay> {
         other.destroy();
       });
     }
-  });
+  };
+  const relay = tls ? createTlsServer(tls, pass) : createServer(pass);
   relay.listen(0, "127.0.0.1");
   await once(relay, "listening");
   const result: Relay = {
-    url: `http://127.0.0.1:${(relay.address() as AddressInfo).port}`,
+    url: `${tls ? "https" : "http"}://127.0.0.1:${(relay.address() as AddressInfo).port}`,
     cut() {
       isCut = true;
       for (const socket of sockets) socket.destroy();

@@ -49,7 +49,8 @@ export async function startPages(protocol: "http" | "https"): Promise<Pages> {
   return pages;
 }
 
-function makeCertificate(): { key: string; cert: string } {
+/** A key and a certificate made by openssl, which no browser trusts by itself. */
+export function makeCertificate(): { key: string; cert: string } {
   const folder = mkdtempSync(join(tmpdir(), "handover-tls-"));
   const [key, cert] = [join(folder, "key.pem"), join(folder, "cert.pem")];
   const made = spawnSync(

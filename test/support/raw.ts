@@ -50,6 +50,28 @@ function answerOf(received: Buffer): Answer | undefined {
   return { status: Number(first.split(" ")[1]), headers, body: text === "" ? undefined : JSON.parse(text) };
 }
 
+export interface Asked {
+  readonly method?: string;
+  readonly path?: string;
+  readonly headers?: Readonly<Record<string, string | undefined>>;
+  readonly body?: unknown;
+}
+
+/** One request by hand: `fetch` would not send an `Origin` or a `Host` of ours as it stands. */
+export function ask(
+  server: { readonly url: string },
+  { method = "POST", path = "/v1/poll", headers = {}, body = { receiver: "r", wait: 0 } }: Asked,
+): Promise<Answer> {
+  const text = method === "POST" && path !== "/v1/cookie" ? JSON.stringify(body) : undefined;
+  const all: Record<string, string | undefined> = {
+    Host: new URL(server.url).host,
+    ...(text === undefined ? {} : { "Content-Type": "application/json", "Content-Length": String(Buffer.byteLength(text)) }),
+    ...headers,
+  };
+  const lines = Object.entries(all).flatMap(([name, value]) => (value === undefined ? [] : [`${name}: ${value}\r\n`]));
+  return raw(server.url, `${method} ${path} HTTP/1.1\r\n${lines.join("")}\r\n${text ?? ""}`);
+}
+
 /** Expects the problem document of that code, whole and in the right type. @param status  where it is not the table's */
 export function expectProblem(answer: Answer, code: ErrorCode, what = "", status: number = ERRORS[code].status): void {
   const { title, retryable } = ERRORS[code];
@@ -81,7 +103,9 @@ export async function askDeaf(url: string, request: string | Uint8Array): Promis
     socket.write(request, () => resolve());
   });
   const { localPort = 0 } = socket;
-  const place = new RegExp(`^ *\\d+: [0-9A-F]{8}:${localPort.toString(16).toUpperCase().padStart(4, "0")} \\S+ \\S+ [0-9A-F]+:([0-9A-F]+) `, "m");
+  const hex = (number: string | number) => Number(number).toString(16).toUpperCase().padStart(4, "0");
+  // Another connection of this machine may have the same port here, to another one there.
+  const place = new RegExp(`^ *\\d+: [0-9A-F]{8}:${hex(localPort)} [0-9A-F]{8}:${hex(port)} \\S+ [0-9A-F]+:([0-9A-F]+) `, "m");
   return {
     unread: () => Number.parseInt(place.exec(readFileSync("/proc/net/tcp", "utf8"))?.[1] ?? "0", 16),
     leave: () => void socket.destroy(),

@@ -6,10 +6,12 @@ import { createServer as createHttpServer } from "node:http";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { setTimeout as pause } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
-import { call, field } from "../../src/testing/wire.ts";
+import { call } from "../../src/testing/wire.ts";
 import { CHROMIUM, describeWith } from "../support/needs.ts";
+import { played } from "../support/soak.ts";
 import { SERVICE_CREDENTIAL, type Started, start } from "../support/started.ts";
 import { App, MESSAGE_HOST, type Tab } from "./app.ts";
+import { FIXED, PER_LOAD } from "./mode.ts";
 
 const eventually = (expectation: () => Promise<void> | void) => vi.waitFor(expectation, { timeout: 20_000, interval: 50 });
 
@@ -127,41 +129,6 @@ describeWith(CHROMIUM, "x0's page in Chromium", () => {
   });
 });
 
-/** The session values of users' pages, one way or the other. */
-interface Mode {
-  readonly name: string;
-  readonly x0: "demo" | "registered";
-  /** Whether nothing is shown twice but what the page was working on when it was left. */
-  readonly isExact: boolean;
-  session(user: string, server: string): Promise<string>;
-  /** What addresses a user. */
-  address(user: string): string;
-}
-
-const FIXED: Mode = {
-  name: "with fixed session values",
-  x0: "demo",
-  isExact: false,
-  session: async (user) => `sess-${user}`,
-  address: (user) => `sess-${user}`,
-};
-
-const PER_LOAD: Mode = {
-  name: "with a token for each load of it",
-  x0: "registered",
-  isExact: true,
-  // What PreloadAuthentication does.
-  async session(user, server) {
-    const { status, body } = await call(`${server}/v1/sessions`, {
-      token: SERVICE_CREDENTIAL,
-      body: { user, scope: "receive send:user:* x0:page-load" },
-    });
-    expect(status).toBe(201);
-    return String(field(body, "token"));
-  },
-  address: (user) => user,
-};
-
 describe.each([FIXED, PER_LOAD])("$name", (mode) => {
   describeWith(CHROMIUM, `x0's page in Chromium ${mode.name}`, () => {
     let started: Started;
@@ -251,7 +218,7 @@ describe.each([FIXED, PER_LOAD])("$name", (mode) => {
     });
 
     it("[X37] nothing is lost in reloads with a message around each", { timeout: 900_000 }, async () => {
-      const rounds = Number(process.env.X0_RELOADS ?? 10);
+      const rounds = Number(process.env.HANDOVER_RUNS ?? 10);
       const one = await app.open(await app.person(), "f1");
       const other = await app.open(await app.person(), "f2");
       for (let round = 0; round < rounds; round++) {
@@ -268,7 +235,7 @@ describe.each([FIXED, PER_LOAD])("$name", (mode) => {
       await eventually(() => expect(texts(rounds, "around").filter((text) => loadsOf(text).length === 0)).toEqual([]));
       await settled();
       const twice = texts(rounds, "around").filter((text) => loadsOf(text).length > 1);
-      console.log(`${mode.name}, ${rounds} reloads with a message around each: 0 lost, ${twice.length} shown twice`);
+      played(`${mode.name}, ${rounds} reloads with a message around each: 0 lost, ${twice.length} shown twice`);
       if (!mode.isExact) return;
       // Twice only what the page was working on when it was left: in that load and in the next, never in one.
       for (const text of twice) expect(new Set(loadsOf(text)).size, text).toBe(2);

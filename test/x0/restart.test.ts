@@ -86,6 +86,18 @@ test("[X51] a server that stops closes its listener, answers the polls that it h
   await server.servers(next);
 });
 
+test("[X83] a supervisor that is told to stop closes the port first: who comes then is refused, instead of waiting for a server that will not come", {
+  timeout: 30_000,
+}, async () => {
+  server = await Supervised.start(data, ["--x0", "demo"]);
+  const page = new Tab(server.url);
+  const held = await page.begin(pollOf("b"));
+  server.signal("SIGTERM");
+  expect((await held.answer).headers.connection).toBe("close");
+  await expect(new Tab(server.url).poll("b")).rejects.toMatchObject({ code: "ECONNREFUSED" });
+  expect(await server.ended()).toBe(0);
+});
+
 test("[X52] what cannot be started is not started again and again: its own words, and its exit code", { timeout: 30_000 }, async () => {
   const taken = createServer().listen(0, "127.0.0.1");
   await new Promise((resolve) => taken.once("listening", resolve));

@@ -20,12 +20,16 @@ export class Supervised {
     for (const stream of [process.stdout, process.stderr]) stream?.on("data", (part) => (this.#output += part));
   }
 
-  /** Starts it on a free port, and waits until the server listens. */
-  static async start(data: string, flags: readonly string[]): Promise<Supervised> {
-    const child = spawn(process.execPath, [COMMAND, "serve", "--supervise", "--host", "127.0.0.1", "--port", "0", "--data", data, ...flags], {
-      env: { PATH: process.env.PATH, HANDOVER_SERVICE_KEY: SERVICE_KEY, HANDOVER_TOKEN_SECRET: TOKEN_SECRET },
-      stdio: ["ignore", "pipe", "pipe"],
-    });
+  /** Starts it, on a free port unless one is given, and waits until the server listens. */
+  static async start(data: string, flags: readonly string[], port = 0): Promise<Supervised> {
+    const child = spawn(
+      process.execPath,
+      [COMMAND, "serve", "--supervise", "--host", "127.0.0.1", "--port", String(port), "--data", data, ...flags],
+      {
+        env: { PATH: process.env.PATH, HANDOVER_SERVICE_KEY: SERVICE_KEY, HANDOVER_TOKEN_SECRET: TOKEN_SECRET },
+        stdio: ["ignore", "pipe", "pipe"],
+      },
+    );
     const end = () => child.kill("SIGKILL");
     process.once("exit", end);
     child.once("exit", () => process.off("exit", end));

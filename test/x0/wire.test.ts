@@ -5,6 +5,7 @@
 import { connect } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { call } from "../../src/testing/wire.ts";
+import { ask } from "../support/raw.ts";
 import { type EngineName, type Started, start } from "../support/started.ts";
 import { directOf, formOf, pollOf, setDataOf, Tab, valuesOf, type X0Answer } from "./tab.ts";
 
@@ -76,12 +77,14 @@ test("[X3] where HANDOVER_ORIGINS is set, x0's address is still for every origin
   }
 });
 
-test("[X38] in development mode x0's address answers to any name of Host, and the others to loopback names only", async () => {
+test("[X38] in development mode x0's addresses answer to any name of Host, so does /v1 where it is open, and the others to loopback names only", async () => {
   const dev = await start("memory", { x0: "demo", dev: "true" });
   try {
     const page = new Tab(dev.url, { Host: "x0-msg-server.x0.localnet:8080" });
     expect((await page.send("a", "b", { n: 1 })).body).toEqual({ messages: null, status: "ok" });
     expect((await page.ask("GET", undefined).answer).status).toBe(200);
+    const named = (path: string) => ask(dev, { method: "GET", path, headers: { Host: "x0-msg-server.x0.localnet:8080" } });
+    expect([(await named("/v1/messages/x")).status, (await named("/livez")).status, (await named("/")).status]).toEqual([401, 403, 403]);
   } finally {
     await dev.stop();
   }

@@ -4,17 +4,22 @@
  */
 import type { Socket } from "node:net";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import type { HandoverError } from "../../errors.ts";
+import Type from "typebox";
+import { HandoverError } from "../../errors.ts";
+import { parse } from "../../protocol.ts";
 import type { Exchange, X0Post, X0Transport } from "../x0.ts";
 import { hashOf } from "./event.ts";
 import type { Connection } from "./processed.ts";
 
 const PATH = "/python/MsgHandler.py";
+const SESSION_PATH = "/x0/session";
 const METHODS = ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"];
 /** As x0's own server has them. Every page may ask: who may do what is in the session value, there are no cookies. */
 const CORS_HEADERS = { "Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "*" };
 const CONTENT_TYPE = "application/json; charset=UTF-8";
 const MAX_NAME = 64;
+
+const pageRequest = Type.Object({ session_src: Type.String({ minLength: 1, maxLength: 8_192, description: "session" }) });
 
 /** What is known of each connection, as long as there is something that knows the connection. */
 const connections = new WeakMap<Socket, Connection>();
@@ -52,6 +57,27 @@ export function x0Route(app: FastifyInstance, x0: X0Transport, readError: (throw
       return empty(reply);
     },
     handler: (_request, reply) => empty(reply),
+  });
+}
+
+/**
+ * Adds what the script in x0's pages asks first (src/client/x0): whether its page may use `/v1` at all, and with which token. To be registered as a
+ * plugin of its own too.
+ * @param mayUse  whether pages of this origin may use `/v1`, asked for under this `Host`
+ */
+export function x0SessionRoute(app: FastifyInstance, x0: X0Transport, mayUse: (origin: string, host: string | undefined) => boolean): void {
+  const config = { cors: false, hasAnyHost: true };
+  app.addHook("onRequest", async (_request, reply) => {
+    reply.headers(CORS_HEADERS);
+  });
+  app.options(SESSION_PATH, { config }, (_request, reply) =>
+    reply.code(204).headers({ "Access-Control-Allow-Methods": "POST", "Access-Control-Max-Age": "7200" }).send(),
+  );
+  app.post(SESSION_PATH, { config }, async ({ headers: { origin, host }, body }, reply) => {
+    if (origin !== undefined && !mayUse(origin, host))
+      throw new HandoverError("forbidden", `Pages of ${origin.slice(0, 200)} may not use /v1 here. Name their origin in HANDOVER_ORIGINS.`);
+    const made = await x0.pageToken(parse(pageRequest, body, "The request").session_src);
+    return made ? reply.code(201).send(made) : reply.code(204).send();
   });
 }
 

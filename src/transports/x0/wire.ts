@@ -5,9 +5,7 @@
 import Type from "typebox";
 import { HandoverError } from "../../errors.ts";
 import { parse } from "../../protocol.ts";
-
-/** A message as x0's client understands it, `session_src` left out. */
-export type X0Message = Readonly<Record<string, unknown>>;
+import type { X0Message } from "../../x0.ts";
 
 /** A request, whichever of the shapes it had. `session` is the value that identifies the page, as it came. */
 export type X0Request =
