@@ -29,7 +29,7 @@ import { unavailable } from "./rabbitmq/failure.ts";
 import { Journal } from "./rabbitmq/journal.ts";
 import { bringTogether, type JournalIndex } from "./rabbitmq/opening.ts";
 import { Outbox } from "./rabbitmq/outbox.ts";
-import { type JournalCall, type Owner, readRecord, weightOf, writeRecord } from "./rabbitmq/record.ts";
+import { countDeliveries, type JournalCall, type Owner, readRecord, weightOf, writeCalls } from "./rabbitmq/record.ts";
 
 export interface RabbitmqOptions {
   /** `amqp://user:password@host:port/vhost`, or `amqps:`. */
@@ -287,9 +287,8 @@ class Rabbitmq implements RabbitmqEngine {
         const waiting = await Promise.all(record.calls.map(async ({ n, items }) => ({ n, items: await this.#waiting(items) })));
         calls.push(...waiting.filter(({ items }) => items.length > 0));
       }
-      const left = { done: this.#outbox.done, accepted: this.#outbox.accepted, calls, gone: [], void: [] };
-      lighter = weight - weightOf(left);
-      return calls.length === 0 ? "nothing" : writeRecord(left);
+      lighter = weight - countDeliveries(calls);
+      return writeCalls(calls, this.#outbox);
     });
     this.#weight -= lighter;
   }

@@ -75,6 +75,35 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and faults", () => {
     other.remove();
   }, 60_000);
 
+  test("[Q21] however often the journal is cleaned, no record grows far beyond a megabyte, and a rebuild finds the same", async () => {
+    const [one, other] = [makeFolder(), makeFolder()];
+    const journal = randomName();
+    const first = await open(one.dir, journal);
+    const event = JSON.stringify({ data: "x".repeat(20_000) });
+    await Promise.all(numbers("big", 200).map((id) => first.append([makeMessage(id, ["bob"], { event })])));
+    for (let round = 0; round < 3; round += 1) await first.clean();
+    await first.close();
+    const sizes = await asOperator(broker.url, async (connection) => {
+      const channel = await connection.acquire();
+      const found: number[] = [];
+      for (;;) {
+        const record = await channel.basicGet({ queue: `handover.${journal}.journal` });
+        if (!record) break;
+        found.push((record.body as Buffer).length);
+      }
+      // What it held is in the queue again.
+      await channel.close();
+      return found;
+    });
+    expect(Math.max(...sizes)).toBeLessThan(1_200_000);
+    expect(sizes.length).toBeGreaterThan(3);
+    const second = await open(other.dir, journal);
+    expect(await waiting(second)).toEqual(numbers("big", 200));
+    await second.close();
+    one.remove();
+    other.remove();
+  }, 60_000);
+
   test("[Q3] a journal cleans itself when most of it is settled", async () => {
     const { dir, remove } = makeFolder();
     const journal = randomName();

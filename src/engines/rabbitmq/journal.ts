@@ -282,10 +282,10 @@ export class Journal {
 
   /**
    * Goes once through what is in the journal now, from its oldest record on.
-   * @param clean  gets some records; what it returns is published before they are removed; `undefined` stops
+   * @param clean  gets some records; those that it returns are published before they are removed; `undefined` stops
    * @returns how much was gone through, as a number of records
    */
-  lap(clean: (bodies: readonly unknown[]) => Promise<Buffer | "nothing" | undefined>): Promise<number> {
+  lap(clean: (bodies: readonly unknown[]) => Promise<Iterable<Buffer> | undefined>): Promise<number> {
     return this.#reader().lap(clean, (body) => this.publish(body));
   }
 

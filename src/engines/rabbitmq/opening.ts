@@ -7,13 +7,12 @@ import type { Addressed, Engine } from "../../engine.ts";
 import { asHandoverError } from "../../errors.ts";
 import { unavailable } from "./failure.ts";
 import type { Journal } from "./journal.ts";
-import { countDeliveries, type JournalCall, type Owner, type Replay, weightOf, writeRecord } from "./record.ts";
+import { countDeliveries, type JournalCall, type Owner, RECORD_BYTES, type Replay, sizeOf, weightOf, writeRecord } from "./record.ts";
 
 /** Messages of a rebuild that are stored at once. */
 const REBUILD_STEP = 500;
-/** A record of a refill is closed when it holds so much. */
+/** A call of a refill, which has a record of its own, holds no more. */
 const REFILL_MESSAGES = 500;
-const REFILL_BYTES = 1_048_576;
 
 /** An engine that can say what waits in it. */
 export interface JournalIndex extends Engine {
@@ -135,11 +134,11 @@ async function refill({ index, journal, log }: Parties): Promise<Standing> {
   let weight = 0;
   for (let from = 0; from < items.length; ) {
     const some: Addressed[] = [];
-    for (let bytes = 0; from < items.length && some.length < REFILL_MESSAGES && bytes < REFILL_BYTES; from += 1) {
+    for (let bytes = 0; from < items.length && some.length < REFILL_MESSAGES && bytes < RECORD_BYTES; from += 1) {
       const item = items[from];
       if (!item) break;
       some.push(item);
-      bytes += item.event.length;
+      bytes += sizeOf([item]);
     }
     n += 1;
     const calls: JournalCall[] = [{ n, items: some }];

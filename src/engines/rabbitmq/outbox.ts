@@ -5,7 +5,7 @@
 import type { Addressed, Appended } from "../../engine.ts";
 import { asHandoverError, type HandoverError } from "../../errors.ts";
 import { unavailable } from "./failure.ts";
-import { type Gone, weightOf, writeRecord } from "./record.ts";
+import { type Gone, RECORD_BYTES, sizeOf, weightOf, writeRecord } from "./record.ts";
 
 export interface OutboxOptions {
   readonly answerWithinMs: number;
@@ -19,8 +19,6 @@ export interface OutboxOptions {
 
 /** Records under way at once. More would make them smaller: the broker's work is per record. */
 const MAX_UNDER_WAY = 3;
-/** A record is closed when it has grown to this; a single call may be larger. */
-const MAX_BYTES = 1_048_576;
 
 interface Call {
   readonly n: number;
@@ -95,7 +93,7 @@ export class Outbox {
       const call: Call = { n: this.#lastN, items, resolve, reject, timer: undefined, isConfirmed: false, isOver: false };
       call.timer = setTimeout(() => this.#abandon(call, "RabbitMQ did not confirm in time."), this.#options.answerWithinMs);
       this.#unanswered.add(call);
-      const bytes = items.reduce((sum, { event }) => sum + (typeof event === "string" ? event.length : 0) + 200, 0);
+      const bytes = sizeOf(items);
       const group = this.#groupFor(bytes);
       group.calls.push(call);
       group.bytes += bytes;
@@ -173,7 +171,7 @@ export class Outbox {
 
   #groupFor(bytes: number): Group {
     const last = this.#waiting.at(-1);
-    if (last && (last.isEmpty || last.bytes + bytes <= MAX_BYTES)) return last;
+    if (last && (last.isEmpty || last.bytes + bytes <= RECORD_BYTES)) return last;
     const group = new Group();
     this.#waiting.push(group);
     return group;

@@ -68,10 +68,7 @@ export class Reader {
   }
 
   /** @see Journal.lap */
-  async lap(
-    clean: (bodies: readonly unknown[]) => Promise<Buffer | "nothing" | undefined>,
-    publish: (body: Buffer) => Promise<void>,
-  ): Promise<number> {
+  async lap(clean: (bodies: readonly unknown[]) => Promise<Iterable<Buffer> | undefined>, publish: (body: Buffer) => Promise<void>): Promise<number> {
     const channel = await this.#acquire();
     let passed = 0;
     try {
@@ -84,7 +81,7 @@ export class Reader {
           if (left === undefined) return false;
           // What it held is in the queue again, and comes in the next lap.
           if (!channel.active) throw unavailable("RabbitMQ closed the channel on which the journal was cleaned.");
-          if (left !== "nothing") await publish(left);
+          for (const body of left) await publish(body);
           channel.basicAck({ deliveryTag: messages.at(-1)?.deliveryTag ?? 0, multiple: true });
           passed += messages.length;
           return true;

@@ -24,8 +24,33 @@ export interface JournalRecord {
   readonly void: readonly number[];
 }
 
+/** A record is closed when it has grown to about this many bytes; a single call may be larger. RabbitMQ 4 takes no message over 16 MiB. */
+export const RECORD_BYTES = 1_048_576;
+
+/** About how many bytes messages take in a record. One that is wrong is refused by the index later, not here. */
+export function sizeOf(items: readonly Addressed[]): number {
+  return items.reduce((sum, { event, recipients }) => sum + String(event).length + 200 + 60 * recipients.length, 0);
+}
+
 export function writeRecord(record: JournalRecord): Buffer {
   return Buffer.from(JSON.stringify({ v: 1, ...record }), "utf8");
+}
+
+/** Writes calls that stand in other records again, in as few records as hold them; each is written when it is asked for. */
+export function* writeCalls(calls: readonly JournalCall[], { done, accepted }: Pick<JournalRecord, "done" | "accepted">): Iterable<Buffer> {
+  let some: JournalCall[] = [];
+  let bytes = 0;
+  for (const call of calls) {
+    const size = sizeOf(call.items);
+    if (some.length > 0 && bytes + size > RECORD_BYTES) {
+      yield writeRecord({ done, accepted, calls: some, gone: [], void: [] });
+      some = [];
+      bytes = 0;
+    }
+    some.push(call);
+    bytes += size;
+  }
+  if (some.length > 0) yield writeRecord({ done, accepted, calls: some, gone: [], void: [] });
 }
 
 /** @returns undefined for what this version did not write */
