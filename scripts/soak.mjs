@@ -13,6 +13,8 @@ const SUITES = [
   { name: "model, memory engine", file: "test/model.test.ts", rule: "M1", env: { HANDOVER_RUNS: "10000" } },
   { name: "model, embedded store", file: "test/model.test.ts", rule: "M2", env: { HANDOVER_RUNS: "10000" } },
   { name: "SQLite and memory agree", file: "test/engines/model.test.ts", rule: "E57", env: { HANDOVER_RUNS: "5000" } },
+  { name: "x0, random and mutated requests", file: "test/x0/fuzz.test.ts", rule: "X56", env: { HANDOVER_RUNS: "200000" } },
+  { name: "x0, reloads of its page", file: "test/x0/page.test.ts", rule: "X37", env: { HANDOVER_RUNS: "100" } },
 ];
 
 const root = new URL("..", import.meta.url).pathname;

@@ -85,6 +85,8 @@ function serveCommand(): Command {
 }
 
 async function serve(config: Config): Promise<void> {
+  // What it says may go to the disk that is full: that must not end it.
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
   const settings: Config = config.dev && config.logLevel === "info" ? { ...config, logLevel: "warn" } : config;
   let server: Server | undefined;
   const stop = (signal: string) => {

@@ -157,6 +157,8 @@ export class Hub implements Gateway {
 
   #counted(result: Accepted | HandoverError, isRepeat = false): Accepted | HandoverError {
     this.#options.metrics?.sent(result instanceof HandoverError ? result.code : isRepeat ? "repeated" : "accepted");
+    // What was taken had room.
+    if (!(result instanceof HandoverError)) this.#storeFullUntilMs = 0;
     return result;
   }
 

@@ -55,7 +55,7 @@ export interface Server {
  * @throws HandoverError store-unavailable, when the store cannot be opened
  */
 export async function startServer(config: Config, onFailure: (cause: HandoverError) => void): Promise<Server> {
-  const log = pino({ level: config.logLevel, base: { pid: process.pid } });
+  const log = logger(config.logLevel);
   const { serviceKey, tokenSecret } = secretsOf(config);
   requireLoopback(config, config.host);
   // The engine is made with it, and it names the engine.
@@ -164,6 +164,13 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
     await engine.close();
     throw thrown;
   }
+}
+
+/** Log lines on standard output. Those for which there is no room (a full disk) wait, up to a MiB of them, and are lost beyond that: they end nothing. */
+function logger(level: Config["logLevel"]): Logger {
+  const output = pino.destination({ fd: 1, sync: true, maxLength: 1_048_576 });
+  output.on("error", () => {});
+  return pino({ level, base: { pid: process.pid } }, output);
 }
 
 function providerOf({ jwksUrl, issuer }: Config, log: Logger): Provider | undefined {

@@ -12,6 +12,7 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 import { sqliteEngine } from "../src/engines/sqlite.ts";
 import { call, field, signToken, WEBSOCKET, type WireReceiver } from "../src/testing/wire.ts";
 import { makeMessage } from "./engines/message.ts";
+import { report } from "./faults/report.ts";
 import { CommandServer, freePort, runCommand } from "./support/command.ts";
 import { SERVICE_CREDENTIAL, start, TOKEN_SECRET } from "./support/started.ts";
 
@@ -99,7 +100,7 @@ test("[D6] a backup of a server under load has everything that was accepted befo
   const { code, output } = await runCommand("backup", "--to", join(folder, "copies", "one.db"), "--url", url);
   isOver = true;
   await Promise.all(load);
-  console.log(`${output.trim()}; the longest of ${before.length + during} sends took ${Math.round(longestMs)} ms`);
+  report("R4", "backup of a running server", { stored: STORED, sends: before.length + during, "longest send ms": Math.round(longestMs) });
   expect(output).toMatch(/one\.db: \d+ unsettled messages in \d+ mailboxes, \d+ bytes, and all of it is whole/);
   expect(code).toBe(0);
   expect(during).toBeGreaterThan(0);

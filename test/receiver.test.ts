@@ -233,12 +233,20 @@ describe("gaps", () => {
     expect(link.told).toEqual([1, -3, 4]);
   });
 
-  test("[H43] gaps are not told to a receiver that is new, for what ended before it came", async () => {
-    const mailbox = new TestMailbox([1, 4]);
+  test("[H43] gaps are not told to a receiver that is new, for numbers from before it came; for later ones they are", async () => {
+    const mailbox = new TestMailbox([1, 4, 5]);
     mailbox.gaps = [{ from: 2, to: 3, reason: "expired" }];
+    const receiver = receiverOn(mailbox);
     const link = new NotingLink();
-    await receiverOn(mailbox).open(link, undefined, 9, REPLACED);
+    await receiver.open(link, undefined, 2, REPLACED);
     expect(link.told).toEqual([1, 4]);
+    // 5 was there when it came, and ends behind its window; 6 came later.
+    mailbox.entries = mailbox.entries.filter(({ seq }) => seq < 5);
+    append(mailbox, receiver, 7);
+    mailbox.gaps.push({ from: 5, to: 5, reason: "dead" }, { from: 6, to: 6, reason: "replaced" });
+    receiver.acknowledged(receiver.settlements({ seqs: [1, 4] }, undefined));
+    await settled();
+    expect(link.told).toEqual([1, 4, -6, 7]);
   });
 });
 

@@ -34,8 +34,9 @@ describe.each(["nginx", "apache"] as const)("%s", (name) => {
       setDefaultCACertificates([...getCACertificates("default"), proxy.certificate]);
     });
     afterAll(async () => {
-      await proxy?.stop();
+      // First, since Apache waits for what it has asked.
       await started.stop();
+      await proxy?.stop();
     });
 
     it.each(WIRES)("[O1] $kind: what is sent through the proxy is delivered at once, acknowledged, and gone", async (wire) => {
@@ -63,14 +64,16 @@ describe.each(["nginx", "apache"] as const)("%s", (name) => {
     });
 
     // Apache does not look whether its client is still there.
-    it.runIf(name === "nginx")("[O2] a poll whose client leaves is let go at the server", async () => {
-      const stop = new AbortController();
-      const poll = call(`${proxy.url}/v1/poll`, { token: started.token("leaving"), body: { receiver: "r", wait: 60 }, signal: stop.signal });
-      await links.opened("leaving", 1);
-      stop.abort();
-      await expect(poll).rejects.toThrow();
-      await links.closed("leaving", 1);
-    });
+    if (name === "nginx") {
+      it("[O2] a poll whose client leaves is let go at the server", async () => {
+        const stop = new AbortController();
+        const poll = call(`${proxy.url}/v1/poll`, { token: started.token("leaving"), body: { receiver: "r", wait: 60 }, signal: stop.signal });
+        await links.opened("leaving", 1);
+        stop.abort();
+        await expect(poll).rejects.toThrow();
+        await links.closed("leaving", 1);
+      });
+    }
 
     it("[O3] preflights of x0 reach the server, and its answers the page: header by header as without a proxy", async () => {
       const headers = {

@@ -2,8 +2,11 @@
  * What a store said before it was stopped, and what is found in it afterwards.
  * @module
  */
-import { sqliteEngine } from "../../src/engines/sqlite.ts";
-import type { SessionId, UserId } from "../../src/protocol.ts";
+import type { Totals } from "../../src/engine.ts";
+import type { ReadResult } from "../../src/engines/sqlite/call.ts";
+import { openDatabase } from "../../src/engines/sqlite/open.ts";
+import type { Db } from "../../src/engines/sqlite/schema.ts";
+import { Store } from "../../src/engines/sqlite/store.ts";
 
 /** The users that `child.ts churn` writes to. */
 const USERS = ["u0", "u1", "u2", "u3"] as const;
@@ -33,24 +36,29 @@ export interface Damage {
   readonly unreadable?: string;
 }
 
-/** Opens the store in `dir` as the server would, and compares its mail with what was said. */
-export async function inspect(dir: string, { stored, acking, acked }: Said): Promise<Damage> {
-  const engine = sqliteEngine({ dir, reserveBytes: 65_536, log: () => {} });
+/** Opens the store in `dir` as the server's thread does, without the thread, and compares its mail with what was said. */
+export function inspect(dir: string, { stored, acking, acked }: Said): Damage {
   const present = new Set<string>();
+  let db: Db | undefined;
   try {
-    await engine.open(() => {});
+    db = openDatabase(dir);
+    const store = new Store(db, { dir, mailboxMaxMessages: 1, mailboxMaxBytes: 1, maxAttempts: 1, reserveBytes: 0 });
+    store.begin(Date.now());
     for (const user of USERS) {
-      const desk = await engine.attach(user as UserId, { deliver: () => {}, ended: () => {}, lost: () => {} });
-      const { entries } = await desk.read({ after: 0, limit: 1_000_000, maxBytes: 1_000_000_000, session: "s" as SessionId });
-      for (const { id } of entries) present.add(id);
+      for (let after = 0, more = true; more; ) {
+        const step = store.run(["read", user, "s", after, 1_000_000, 1_000_000_000], 0) as ReadResult;
+        for (const [, id] of step.entries) present.add(id);
+        [after, more] = [step.lookedAt, step.more];
+      }
     }
-    const { accepted, ...rest } = await engine.totals();
+    const { accepted, ...rest } = store.run(["totals"], 0) as Totals;
     const sum = Object.values(rest).reduce((total, n) => total + n, 0);
     if (sum !== accepted) return { lost: 0, back: 0, unreadable: `${accepted} accepted, ${sum} accounted for` };
+    if (store.damages > 0) return { lost: 0, back: 0, unreadable: `${store.damages} damaged` };
   } catch (thrown) {
     return { lost: 0, back: 0, unreadable: String(thrown) };
   } finally {
-    await engine.close();
+    db?.close();
   }
   return {
     lost: [...stored].filter((id) => !acking.has(id) && !present.has(id)).length,

@@ -3,28 +3,18 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { COMPILER, describeWith, MOUNT, type Need } from "../support/needs.ts";
+import type { FileSystem } from "../support/disk.ts";
+import { both, COMPILER, describeWith, EXT4, XFS } from "../support/needs.ts";
 import { Tally } from "./ledger.ts";
-import { canMake, cutPower, type FileSystem, makeLyingDisk } from "./power.ts";
+import { cutPower, makeLyingDisk } from "./power.ts";
 import { count, patience, randomOf, report, SEED } from "./report.ts";
 
-const XFS: Need = {
-  isThere: MOUNT.isThere && canMake("xfs"),
-  reason: "making an xfs needs root and mkfs.xfs",
-  how: "apt-get install xfsprogs, and run npm test as root",
-};
-const EXT4: Need = {
-  isThere: MOUNT.isThere && canMake("ext4"),
-  reason: "making an ext4 needs root and mkfs.ext4",
-  how: "apt-get install e2fsprogs, and run npm test as root",
-};
-const CONTROL: Need = { ...EXT4, isThere: EXT4.isThere && COMPILER.isThere, how: `${EXT4.how}; ${COMPILER.how}` };
 const ROUND_MS = 10_000;
 
 for (const [fileSystem, need, cuts] of [
   ["ext4", EXT4, count(3, 50)],
   ["xfs", XFS, count(2, 50)],
-] as const satisfies readonly (readonly [FileSystem, Need, number])[]) {
+] as const satisfies readonly (readonly [FileSystem, object, number])[]) {
   describeWith(need, `power cuts on ${fileSystem}`, () => {
     test(
       `[D1] the power is cut under load, on ${fileSystem}: all that was stored is there, nothing that was acknowledged is back`,
@@ -40,7 +30,7 @@ for (const [fileSystem, need, cuts] of [
   });
 }
 
-describeWith(CONTROL, "power cuts on a disk that lies", () => {
+describeWith(both(EXT4, COMPILER), "power cuts on a disk that lies", () => {
   test(
     "[D2] the same with syncs that do nothing loses mail: the test would see it",
     async () => {

@@ -4,21 +4,16 @@
  * @module
  */
 import { execFileSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Child } from "../engines/process.ts";
+import { type FileSystem, makeImage, mountImage } from "../support/disk.ts";
 import { inspect, readSaid, type Tally } from "./ledger.ts";
-
-export type FileSystem = "ext4" | "xfs";
 
 const IMAGE_BYTES = { ext4: 96 * 1_048_576, xfs: 320 * 1_048_576 };
 /** The copy has the identity of a file system that is mounted already, which xfs refuses unless told. */
 const MOUNT_COPY = { ext4: "loop", xfs: "loop,nouuid" };
-
-export function canMake(fileSystem: FileSystem): boolean {
-  return ["/sbin", "/usr/sbin"].some((dir) => existsSync(join(dir, `mkfs.${fileSystem}`)));
-}
 
 /** A library that makes every sync a lie: the control of these tests. */
 export function makeLyingDisk(dir: string): string {
@@ -39,26 +34,16 @@ export function makeLyingDisk(dir: string): string {
 export async function cutPower(fileSystem: FileSystem, cuts: number, random: () => number, tally: Tally, preload?: string): Promise<void> {
   const images = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "handover-power-"));
   const dir = mkdtempSync(join(tmpdir(), "handover-power-"));
-  const mounted: string[] = [];
-  const mount = (image: string, place: string, options: string) => {
-    mkdirSync(place, { recursive: true });
-    execFileSync("mount", ["-o", options, image, place], { stdio: "pipe" });
-    mounted.push(place);
-  };
+  const unmounts: (() => void)[] = [];
   const unmountAll = () => {
-    for (const place of mounted.splice(0).reverse()) execFileSync("umount", [place], { stdio: "pipe" });
+    for (const unmount of unmounts.splice(0).reverse()) unmount();
   };
   try {
     for (let cut = 1; cut <= cuts; cut += 1) {
       const disk = join(images, "disk");
       const left = join(images, "left");
-      writeFileSync(disk, "");
-      truncateSync(disk, IMAGE_BYTES[fileSystem]);
-      execFileSync(`mkfs.${fileSystem}`, fileSystem === "ext4" ? ["-q", "-F", disk] : ["-q", "-f", disk], {
-        stdio: "pipe",
-        env: { PATH: "/usr/sbin:/sbin:/usr/bin:/bin" },
-      });
-      mount(disk, join(dir, "disk"), "loop");
+      makeImage(disk, fileSystem, IMAGE_BYTES[fileSystem]);
+      unmounts.push(mountImage(disk, join(dir, "disk")));
       const data = join(dir, "disk", "data");
       const child = new Child(["churn", data, `cut${cut}`], preload === undefined ? {} : { LD_PRELOAD: preload });
       try {
@@ -70,13 +55,13 @@ export async function cutPower(fileSystem: FileSystem, cuts: number, random: () 
       } finally {
         await child.kill();
       }
-      mount(left, join(dir, "left"), MOUNT_COPY[fileSystem]);
+      unmounts.push(mountImage(left, join(dir, "left"), MOUNT_COPY[fileSystem]));
       // On a copy of the folder, so that what the store does when it opens is not done on a loop device without room.
       const copy = join(dir, "copy");
       const said = readSaid(child.lines);
       if (existsSync(join(dir, "left", "data"))) {
         cpSync(join(dir, "left", "data"), copy, { recursive: true });
-        tally.add(said, await inspect(copy, said), `cut ${cut}`);
+        tally.add(said, inspect(copy, said), `cut ${cut}`);
         rmSync(copy, { recursive: true });
       } else tally.add(said, { lost: said.stored.size, back: 0, unreadable: "the data folder is not there" }, `cut ${cut}`);
       unmountAll();

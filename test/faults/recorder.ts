@@ -54,7 +54,7 @@ static int ends(const char *path, const char *with) {
   return n >= m && strcmp(path + n - m, with) == 0;
 }
 static int opened(int fd, const char *path) {
-  if (fd >= 0 && fd < 65536) tracked[fd] = ends(path, "handover.db") ? 1 : ends(path, "handover.db-wal") ? 2 : 0;
+  if (fd >= 0 && fd < 65536) tracked[fd] = ends(path, "handover.db") ? 1 : ends(path, "handover.db-wal") ? 2 : ends(path, "/mark") ? 3 : 0;
   return fd;
 }
 #define OPEN(name) int name(const char *path, int flags, ...) { va_list more; va_start(more, flags); int mode = va_arg(more, int); va_end(more); return opened(syscall(SYS_openat, AT_FDCWD, path, flags, mode), path); }
@@ -104,7 +104,7 @@ interface Noted {
   readonly bytes: Buffer;
 }
 
-const FILES = ["", "handover.db", "handover.db-wal"];
+const FILES = ["", "handover.db", "handover.db-wal", "mark"];
 
 export class CrashStates {
   readonly #noted: Noted[] = [];
@@ -134,8 +134,8 @@ export class CrashStates {
   /** Makes, in `dir`, a disk as a power cut at some moment could have left it. @returns what the process had said by then */
   make(dir: string, random: () => number): Said {
     const end = this.#firstStored + 1 + Math.floor(random() * (this.size - 1));
-    const begun = [-1, -1, -1];
-    const synced = [-1, -1, -1];
+    const begun = FILES.map(() => -1);
+    const synced = FILES.map(() => -1);
     const lines: string[] = [];
     for (const [place, { kind, file, bytes }] of this.#noted.slice(0, end).entries()) {
       if (kind === "S") begun[file] = place;

@@ -8,6 +8,7 @@ import { basename, join } from "node:path";
 import { createInterface, type Interface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
+import Database from "better-sqlite3";
 import type { Addressed, Entry } from "../../src/engine.ts";
 import { sqliteEngine } from "../../src/engines/sqlite.ts";
 import type { SessionId, UserId } from "../../src/protocol.ts";
@@ -85,6 +86,8 @@ const KINDS = [
   "a bit of a page",
   "bits of a page",
   "bits all over",
+  "bits of a row",
+  "bits of a text",
   "a page zeroed",
   "cut at a page",
   "cut",
@@ -113,6 +116,28 @@ export function hurt(dir: string, random: () => number, turn: number): string {
     case "database emptied":
       truncateSync(database);
       return kind;
+    case "bits of a row": {
+      // Such as SQLite sees no harm in: the pages and indexes are in order.
+      const db = new Database(database);
+      const change = [
+        "event = (SELECT max(id) FROM events WHERE id <> event)",
+        "session = 's2'",
+        "attempts = attempts + 4",
+        "source = '/users/mallory'",
+      ][upto(4)];
+      const at = upto(Number(db.prepare("SELECT count(*) FROM deliveries WHERE ending IS NULL").pluck().get()));
+      const row = "SELECT message, mailbox FROM deliveries WHERE ending IS NULL AND session IS NOT 's2' LIMIT 1 OFFSET ?";
+      db.prepare(`UPDATE deliveries SET ${change} WHERE (message, mailbox) IN (${row})`).run(Math.floor(at / 2));
+      db.close();
+      return `a row: ${change}`;
+    }
+    case "bits of a text": {
+      const db = new Database(database);
+      const event = "SELECT id FROM events WHERE unsettled > 0 LIMIT 1 OFFSET ?";
+      db.prepare(`UPDATE events SET event = replace(event, 'x', 'y') WHERE id IN (${event})`).run(upto(10));
+      db.close();
+      return kind;
+    }
     case "an older copy":
       if (existsSync(join(dir, "early"))) {
         cpSync(join(dir, "early"), dir, { recursive: true });

@@ -34,7 +34,7 @@ const plain = fc.record({
 const keyed = fc.record({ to: fc.constant(["u"]), data: fc.constantFrom(1, 1, 1, 2), key: fc.constantFrom("k1", "k1", "k2") });
 const sending = fc.oneof({ weight: 5, arbitrary: plain }, { weight: 1, arbitrary: keyed });
 
-/** What is sent while a connection is being opened: nothing whose effect depends on which of the two is first. */
+/** What is sent while a connection is being opened. */
 const meanwhile = fc.oneof(
   fc.constant([]),
   fc.array(fc.record({ to: fc.constantFrom(["u"], ["u"], ["v"]), data: fc.constantFrom(1, 2) }), { maxLength: 3 }),

@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, readFileSync } from "node:fs";
+import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { fileURLToPath } from "node:url";
 import { SERVICE_KEY, TOKEN_SECRET } from "./started.ts";
@@ -48,12 +48,21 @@ export class CommandServer {
   }
 
   /** Starts `handover serve` and waits until it says that it listens. @throws Error with its output when it does not */
-  static async start(port: number, data: string, flags: readonly string[] = [], environment: NodeJS.ProcessEnv = {}): Promise<CommandServer> {
+  static async start(
+    port: number,
+    data: string,
+    flags: readonly string[] = [],
+    environment: NodeJS.ProcessEnv = {},
+    /** Where what it says goes, instead of {@link output}. */
+    logFile?: string,
+  ): Promise<CommandServer> {
     if (!existsSync(COMMAND)) throw new Error(`${COMMAND} is not there: run \`npm run build\``);
+    const log = logFile === undefined ? "pipe" : openSync(logFile, "a");
     const child = spawn(process.execPath, [COMMAND, "serve", "--host", "127.0.0.1", "--port", String(port), "--data", data, ...flags], {
       env: { PATH: process.env.PATH, ...SECRETS, ...environment },
-      stdio: ["ignore", "pipe", "pipe"],
+      stdio: ["ignore", log, log],
     });
+    if (typeof log === "number") closeSync(log);
     // Not left behind when the test run itself is ended.
     const end = () => child.kill("SIGKILL");
     process.once("exit", end);
@@ -75,14 +84,26 @@ export class CommandServer {
           resolve(url[2]);
         }
       };
-      child.stdout.on("data", read);
-      child.stderr.on("data", read);
+      child.stdout?.on("data", read);
+      child.stderr?.on("data", read);
+      // What it says cannot be read here, or not at all.
+      const url = `http://127.0.0.1:${port}`;
+      const ask = () =>
+        fetch(`${url}/livez`).then(
+          () => resolve(url),
+          () => setTimeout(ask, 20),
+        );
+      if (logFile !== undefined) void ask().finally(() => clearTimeout(timer));
       child.once("exit", (code, signal) => {
         clearTimeout(timer);
         reject(new Error(`It ended with ${code ?? signal}:\n${output}`));
       });
     });
     return new CommandServer(child, await listens, () => output);
+  }
+
+  get pid(): number | undefined {
+    return this.#process.pid;
   }
 
   /** What it has said, on both outputs. */

@@ -3,7 +3,7 @@
  * @module
  */
 import { execFileSync } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 /** Mounts a disk of 8 MiB there; needs MOUNT. @returns what unmounts it */
@@ -12,10 +12,32 @@ export function mountSmallDisk(dir: string): () => void {
   return () => execFileSync("umount", ["-l", dir]);
 }
 
+export type FileSystem = "ext4" | "xfs";
+
+/** Whether this machine can make one. */
+export function canMake(fileSystem: FileSystem): boolean {
+  return ["/sbin", "/usr/sbin"].some((dir) => existsSync(join(dir, `mkfs.${fileSystem}`)));
+}
+
+/** Makes a file that is a disk with an empty file system; needs MOUNT and {@link canMake}. */
+export function makeImage(image: string, fileSystem: FileSystem, bytes: number): void {
+  writeFileSync(image, "");
+  truncateSync(image, bytes);
+  const env = { PATH: "/usr/sbin:/sbin:/usr/bin:/bin" };
+  execFileSync(`mkfs.${fileSystem}`, [...(fileSystem === "ext4" ? ["-q", "-F"] : ["-q", "-f"]), image], { stdio: "pipe", env });
+}
+
+/** Mounts such a file in a folder, which is made. @returns what unmounts it */
+export function mountImage(image: string, dir: string, options = "loop"): () => void {
+  mkdirSync(dir, { recursive: true });
+  execFileSync("mount", ["-o", options, image, dir], { stdio: "pipe" });
+  return () => execFileSync("umount", [dir], { stdio: "pipe" });
+}
+
 export interface FaultyDisk {
   /** For LD_PRELOAD. */
   readonly library: string;
-  /** Every sync fails while this file says `eio`, and hangs for 25 s while it says `hang`. */
+  /** While this file says `eio` every sync fails, while it says `write` every write to a store's files, and while it says `hang` syncs take 25 s. */
   readonly control: string;
 }
 
@@ -29,13 +51,29 @@ export function makeFaultyDisk(dir: string): FaultyDisk {
     source,
     `#include <errno.h>
      #include <fcntl.h>
+     #include <stdio.h>
      #include <string.h>
      #include <sys/syscall.h>
      #include <unistd.h>
-     static int fault(long call, int fd) {
-       char what[8] = "";
+     static void look(char what[8]) {
+       memset(what, 0, 8);
        int file = open("${control}", O_RDONLY);
        if (file >= 0) { if (read(file, what, 7) < 0) what[0] = 0; close(file); }
+     }
+     static ssize_t put(int fd, const void *bytes, size_t n, off_t at) {
+       char what[8], link[64], path[256] = "";
+       look(what);
+       if (strncmp(what, "write", 5) == 0) {
+         snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+         if (readlink(link, path, sizeof path - 1) > 0 && strstr(path, "handover.db")) { errno = EIO; return -1; }
+       }
+       return syscall(SYS_pwrite64, fd, bytes, n, at);
+     }
+     ssize_t pwrite(int fd, const void *bytes, size_t n, off_t at) { return put(fd, bytes, n, at); }
+     ssize_t pwrite64(int fd, const void *bytes, size_t n, off_t at) { return put(fd, bytes, n, at); }
+     static int fault(long call, int fd) {
+       char what[8];
+       look(what);
        if (strncmp(what, "eio", 3) == 0) { errno = EIO; return -1; }
        if (strncmp(what, "hang", 4) == 0) sleep(25);
        return syscall(call, fd);

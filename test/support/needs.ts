@@ -6,6 +6,7 @@
 import { spawnSync } from "node:child_process";
 import { appendFileSync, existsSync } from "node:fs";
 import { describe, test } from "vitest";
+import { canMake } from "./disk.ts";
 
 export interface Need {
   /** Whether the machine has it. */
@@ -57,6 +58,18 @@ export const MOUNT: Need = {
   isThere: process.platform === "linux" && process.getuid?.() === 0,
   reason: "mounting a small disk needs root on Linux",
   how: "run npm test as root",
+};
+
+/** Disks of real file systems, in a file. */
+export const EXT4: Need = {
+  isThere: MOUNT.isThere && canMake("ext4"),
+  reason: "making a disk with ext4 needs root on Linux, and mkfs.ext4",
+  how: "apt-get install e2fsprogs, and run npm test as root",
+};
+export const XFS: Need = {
+  isThere: MOUNT.isThere && canMake("xfs"),
+  reason: "making a disk with xfs needs root on Linux, and mkfs.xfs",
+  how: "apt-get install xfsprogs, and run npm test as root",
 };
 
 /** Where RabbitMQ is; its tests use queues of their own and remove them. */

@@ -78,6 +78,8 @@ export interface Tab {
   state(): Promise<ClientState>;
   /** Loads the page again, and waits until it receives. */
   reload(): Promise<void>;
+  /** From now on `processMsg` does not return, and nothing else goes on in the page, until the function that this gives is called. */
+  workUntilLetGo(): Promise<() => void>;
   /** Fills the form, presses the button and waits for what becomes of it. */
   send(to: string, text: string, more?: { readonly notes?: string }): Promise<string | undefined>;
 }
@@ -93,6 +95,8 @@ export class App {
   readonly #options: AppOptions;
   readonly shown: Shown[] = [];
   readonly given: Given[] = [];
+  /** What {@link Tab.workUntilLetGo} waits for. */
+  #gate: Promise<void> = Promise.resolve();
   readonly #people: BrowserContext[] = [];
   #browser: Browser | undefined;
 
@@ -106,6 +110,9 @@ export class App {
         if (pathname === "/shown") this.shown.push(JSON.parse(text));
         else this.given.push(JSON.parse(text));
         response.writeHead(204).end();
+      } else if (pathname === "/gate") {
+        await this.#gate;
+        response.end();
       } else if (pathname.startsWith("/part/")) {
         await pause(PART_MS);
         response.end("{}");
@@ -174,6 +181,20 @@ export class App {
       connections,
       state,
       reload: () => receiving(() => page.reload()),
+      workUntilLetGo: async () => {
+        let letGo = () => {};
+        this.#gate = new Promise((resolve) => {
+          letGo = resolve;
+        });
+        await page.evaluate(() => {
+          (globalThis as unknown as { x0: ClientState }).x0.work = () => {
+            const request = new XMLHttpRequest();
+            request.open("GET", "/gate", false);
+            request.send();
+          };
+        });
+        return letGo;
+      },
       send: async (to, text, { notes = "" } = {}) => {
         const before = (await state()).sent.length;
         await page.evaluate(

@@ -8,6 +8,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { call } from "../../src/testing/wire.ts";
 import { CHROMIUM, describeWith } from "../support/needs.ts";
+import { played } from "../support/soak.ts";
 import { SERVICE_CREDENTIAL, type Started, start } from "../support/started.ts";
 import { App, MESSAGE_HOST, type Tab } from "./app.ts";
 import { FIXED, PER_LOAD } from "./mode.ts";
@@ -217,7 +218,7 @@ describe.each([FIXED, PER_LOAD])("$name", (mode) => {
     });
 
     it("[X37] nothing is lost in reloads with a message around each", { timeout: 900_000 }, async () => {
-      const rounds = Number(process.env.X0_RELOADS ?? 10);
+      const rounds = Number(process.env.HANDOVER_RUNS ?? 10);
       const one = await app.open(await app.person(), "f1");
       const other = await app.open(await app.person(), "f2");
       for (let round = 0; round < rounds; round++) {
@@ -234,7 +235,7 @@ describe.each([FIXED, PER_LOAD])("$name", (mode) => {
       await eventually(() => expect(texts(rounds, "around").filter((text) => loadsOf(text).length === 0)).toEqual([]));
       await settled();
       const twice = texts(rounds, "around").filter((text) => loadsOf(text).length > 1);
-      console.log(`${mode.name}, ${rounds} reloads with a message around each: 0 lost, ${twice.length} shown twice`);
+      played(`${mode.name}, ${rounds} reloads with a message around each: 0 lost, ${twice.length} shown twice`);
       if (!mode.isExact) return;
       // Twice only what the page was working on when it was left: in that load and in the next, never in one.
       for (const text of twice) expect(new Set(loadsOf(text)).size, text).toBe(2);

@@ -34,6 +34,13 @@ export async function stateOf(url: string, id: string): Promise<unknown> {
   return field((field(body, "recipients") as unknown[])[0], "state");
 }
 
+/** What a proxy answers in the server's place when it does not reach it (deploy/nginx, deploy/apache). */
+export const UNREACHABLE = {
+  status: 200,
+  headers: { "Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "*" },
+  json: { messages: null, error: true, exception_id: "unreachable", exception: "The message server cannot be reached." },
+};
+
 export interface Scene {
   readonly started: Started;
   readonly app: App;

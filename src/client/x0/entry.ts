@@ -45,7 +45,9 @@ export class Entry {
   /** Whether the server answers pages at all, on x0's own address. */
   async isServerThere(): Promise<boolean> {
     try {
-      return (await this.#ask("/python/MsgHandler.py", {})).ok;
+      const response = await this.#ask("/python/MsgHandler.py", {});
+      // A proxy that does not reach the server may answer 200 in its place, and says so then.
+      return response.ok && (await response.text()) === "";
     } catch {
       return false;
     }

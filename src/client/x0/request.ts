@@ -12,8 +12,8 @@ const SEND_MS = 30_000;
 /** How long one try may take: a send waits for the server's disk, a poll is held for 10 s. */
 const SEND_ANSWER_MS = 10_000;
 const POLL_ANSWER_MS = 30_000;
-/** The server's refusals that pass by themselves, and soon. */
-const PASSING: readonly ErrorCode[] = ["draining", "store-unavailable", "timeout"];
+/** Refusals that pass by themselves, and soon: the server's, and the word of a proxy that does not reach it (deploy/nginx, deploy/apache). */
+const PASSING: readonly (ErrorCode | "unreachable")[] = ["draining", "store-unavailable", "timeout", "unreachable"];
 const EVENTS = ["readystatechange", "load", "error", "timeout", "loadend"];
 
 /** Whether these are a request's method and address. */
@@ -102,7 +102,7 @@ export function persistentRequest(base: string, onPoll: (isAnswered: boolean) =>
     /** Whether it is one of the server's, and not to be asked again. */
     #isAnswer(): boolean {
       const answer = this.status === 200 ? parseText(this.responseText) : undefined;
-      return isRecord(answer) && !PASSING.includes(answer.exception_id as ErrorCode);
+      return isRecord(answer) && !PASSING.includes(answer.exception_id as (typeof PASSING)[number]);
     }
 
     /** Whether another try may have more luck: there was no answer, or one of a proxy's that says so. */

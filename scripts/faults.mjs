@@ -1,0 +1,125 @@
+// `npm run faults`: the long form of every fault test, then its controls (mistakes of test/mutations.json that the short form must see), and
+// docs/reliability.md from what they found. `npm run faults -- R4 R5` runs those only; the page keeps what the last run of the others found.
+// Wants root on Linux, loop devices, gcc, e2fsprogs and xfsprogs; about half an hour on two cores.
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpus, release, tmpdir, totalmem } from "node:os";
+import { join } from "node:path";
+import { MUTATIONS, tryMutation } from "./mutate.mjs";
+
+const root = new URL("..", import.meta.url).pathname;
+/** What each fault is, what is looked for, and the tests that do it. */
+const FAULTS = {
+  R1: {
+    title: "The process is killed",
+    text: "SIGKILL under load on WebSocket, long polling and HTTP, with acknowledgements, again and again on the same store. The driver keeps a ledger. After each start: what was answered 201 and not acknowledged is delivered, what was answered `acked` is not.",
+    files: ["test/crash.test.ts"],
+  },
+  R2: {
+    title: "The power is cut",
+    text: "The store works on a disk that is a file (a loop device). Under load the process is frozen and the file copied: what had not reached the disk is gone. The copy is mounted, opened and compared with what the process had said.",
+    files: ["test/faults/power.test.ts"],
+  },
+  R3: {
+    title: "The power is cut at any moment",
+    text: "A preloaded library notes every write, sync and truncation, and what the process says. From that, disks are made as a cut at some moment could have left them: all that was synced, and of the rest some, torn at 512 bytes.",
+    files: ["test/faults/replay.test.ts"],
+  },
+  R4: {
+    title: "The disk gives back something else",
+    text: "Bits turned over, pages zeroed, files cut, emptied, gone or old, in stores that were closed, killed, or killed when new. Nothing wrong may be delivered, nothing to anybody else, and no loss may go unsaid: `unharmed`, `quarantined` (a dead letter, a metric and a log line), or `refused` (no start, and what to do). What is refused is repaired by the doctor; `saved` of `owed` counts where pages were damaged.",
+    files: ["test/faults/rot.test.ts", "test/maintenance.test.ts"],
+  },
+  R5: {
+    title: "The disk is full",
+    text: "Data and log on a small ext4, filled to the last byte. 507 and never a false 201; mail is read, acknowledged and taken back; it is taken again within 5 s of room, by the same process.",
+    files: ["test/faults/full.test.ts", "test/engines/sqlite-disk.test.ts"],
+  },
+  R6: {
+    title: "The disk fails",
+    text: "Under load, syncs fail or hang, or writes fail. Who waits is answered 503, the process says why and ends, nothing accepted is lost and nothing acknowledged is back.",
+    files: ["test/failstop.test.ts"],
+  },
+};
+
+const words = process.argv.slice(2);
+const unknown = words.filter((word) => !(word in FAULTS));
+if (unknown.length > 0) {
+  console.error(`There is no ${unknown.join(", ")}; there are ${Object.keys(FAULTS).join(", ")}.`);
+  process.exit(1);
+}
+const chosen = Object.keys(FAULTS).filter((fault) => words.length === 0 || words.includes(fault));
+
+const resultsFile = join(root, "docs/reliability.json");
+const results = existsSync(resultsFile) ? JSON.parse(readFileSync(resultsFile, "utf8")) : { found: {}, controls: {} };
+const folder = mkdtempSync(join(tmpdir(), "handover-faults-"));
+const reportFile = join(folder, "report.jsonl");
+const leftOutFile = join(folder, "left-out.jsonl");
+const linesOf = (file) =>
+  existsSync(file)
+    ? readFileSync(file, "utf8")
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line))
+    : [];
+const today = new Date().toISOString().slice(0, 10);
+const output = (command, ...args) => spawnSync(command, args, { cwd: root, encoding: "utf8" }).stdout.trim();
+
+let failed = 0;
+for (const fault of chosen) {
+  console.log(`\n${fault} ${FAULTS[fault].title}`);
+  rmSync(reportFile, { force: true });
+  const env = { ...process.env, HANDOVER_FAULTS: "long", HANDOVER_FAULTS_REPORT: reportFile, HANDOVER_TEST_LEFT_OUT: leftOutFile };
+  const { status } = spawnSync("vitest", ["run", "--maxWorkers=1", ...FAULTS[fault].files], { cwd: root, env, stdio: "inherit" });
+  if (status !== 0) failed += 1;
+  results.found[fault] = { date: today, passed: status === 0, rows: linesOf(reportFile).map(({ fault: what, figures }) => ({ what, figures })) };
+  results.controls[fault] = [];
+  for (const mutation of MUTATIONS.filter((each) => each.fault?.split(", ").includes(fault))) {
+    const { isRight, found } = tryMutation(mutation);
+    if (!isRight) failed += 1;
+    results.controls[fault].push({ says: mutation.says, found, passed: isRight });
+  }
+}
+const leftOut = linesOf(leftOutFile);
+for (const { suite, reason, how } of leftOut) console.log(`left out: ${suite} (${reason}). To have it: ${how}`);
+rmSync(folder, { recursive: true });
+
+if (failed === 0 && leftOut.length === 0) {
+  results.machine = `${cpus().length} × ${cpus()[0]?.model}, ${Math.round(totalmem() / 2 ** 30)} GiB, Linux ${release()}, Node ${process.version}`;
+  results.commit = output("git", "rev-parse", "--short", "HEAD");
+  writeFileSync(resultsFile, `${JSON.stringify(results, null, 2)}\n`);
+  writeFileSync(join(root, "docs/reliability.md"), page(results));
+  console.log("wrote docs/reliability.md");
+} else console.log(`${failed} failed, ${leftOut.length} left out: docs/reliability.md is as it was`);
+process.exit(failed === 0 ? 0 : 1);
+
+function page({ found, controls, machine, commit }) {
+  const parts = [
+    `# What it withstands
+
+\`npm run faults\` does these things to the embedded store and to a server that uses it, and writes this page. Short forms of all of them are in \`npm test\`. Each has its controls: mistakes that are made in a copy of
+the code (\`test/mutations.json\`, \`npm run mutations\`), and settings that exist in the tests only. They must turn the same tests red, or the tests would prove nothing.
+
+Last run on ${machine}, of commit ${commit}.`,
+  ];
+  for (const [fault, { title, text }] of Object.entries(FAULTS)) {
+    const ran = found[fault];
+    if (!ran) continue;
+    const rows = ran.rows.map(({ what, figures }) => `| ${what} | ${figuresInWords(figures)} |`);
+    const red = (controls[fault] ?? []).map(({ says, found: rules }) => `| ${says} | ${rules} |`);
+    parts.push(`## ${fault} ${title}\n\n${text}`);
+    parts.push(`| ${ran.date} | |\n| --- | --- |\n${rows.join("\n")}`);
+    if (red.length > 0) parts.push(`| a mistake, made on purpose | turns red |\n| --- | --- |\n${red.join("\n")}`);
+  }
+  parts.push(`## What this does not show
+
+A disk that says it has synced and has not; a whole disk that is lost (the embedded store is on one: take backups, [operate.md](operate.md)); damage in memory. The power cuts are those of a file system's and a
+page cache's memory, on a loop device: they do not know what a drive's own cache does. R2 and R3 as in the project's founding paper RELIABILITY, which took them from the tests of SQLite, LazyFS and ALICE.`);
+  return `${parts.join("\n\n")}\n`;
+}
+
+function figuresInWords(figures) {
+  return Object.entries(figures)
+    .map(([name, value]) => `${name} ${typeof value === "number" && name !== "seed" ? value.toLocaleString("en") : value}`)
+    .join(", ");
+}

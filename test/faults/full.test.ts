@@ -1,0 +1,167 @@
+/** A disk that is full, as senders, receivers and an operator see it: the real command, its data and its log on a small disk with ext4. */
+import { closeSync, fsyncSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { call, field, signToken } from "../../src/testing/wire.ts";
+import { LONG_POLLING } from "../../src/testing/wire-poll.ts";
+import { CommandServer, freePort } from "../support/command.ts";
+import { makeImage, mountImage } from "../support/disk.ts";
+import { describeWith, EXT4 } from "../support/needs.ts";
+import { SERVICE_CREDENTIAL, TOKEN_SECRET } from "../support/started.ts";
+import { count, patience, report } from "./report.ts";
+
+const DISK_BYTES = 24 * 1_048_576;
+/** Without it the disk is full at once; with it removed, there is room again. */
+const BALLAST_BYTES = 8 * 1_048_576;
+const TEXT = "x".repeat(8_000);
+const SENDERS = 16;
+const REFUSALS = 100;
+/** After there is room, mail is taken within, ms. */
+const AGAIN_MS = 5_000;
+const USERS = ["bob", "carol"] as const;
+const ROUNDS = count(1, 5);
+
+const token = (user: string) =>
+  signToken(TOKEN_SECRET, { sub: user, sid: `session-of-${user}`, aud: "handover", exp: Math.floor(Date.now() / 1000) + 3_600 });
+
+describeWith(EXT4, "a full disk under a running server", () => {
+  let folder = "";
+  let unmount = () => {};
+  let server: CommandServer | undefined;
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), "handover-full-"));
+  });
+  afterEach(async () => {
+    await server?.kill();
+    unmount();
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  test("[D13] a log for which there is no room ends nothing", async () => {
+    const data = join(folder, "data");
+    const port = await freePort();
+    server = await CommandServer.start(port, data, ["--log-level", "trace"], {}, "/dev/full");
+    const { url } = server;
+    const send = () => call(`${url}/v1/messages`, { token: token("sender"), body: { to: { user: "bob" }, type: "t" } });
+    expect((await send()).status).toBe(201);
+    // It says that it stops, and does.
+    expect(await server.terminate()).toBe(0);
+  });
+
+  test(
+    "[D12] a full disk, the log on it too: 507 and never a false 201, mail is read, acknowledged and taken back, and soon after there is room it is taken again; nothing is lost",
+    async () => {
+      const figures = { rounds: ROUNDS, sent: 0, refused: 0, "again after ms": 0, lost: 0 };
+      for (let round = 0; round < ROUNDS; round += 1) {
+        const { sent, refused, againMs, lost } = await fillAndFree();
+        figures.sent += sent;
+        figures.refused += refused;
+        figures.lost += lost.length;
+        figures["again after ms"] = Math.max(figures["again after ms"], Math.round(againMs));
+        expect(lost).toEqual([]);
+      }
+      report("R5", "full disk, ext4", figures);
+      expect(figures["again after ms"]).toBeLessThanOrEqual(AGAIN_MS);
+    },
+    patience(ROUNDS, 60_000),
+  );
+
+  async function fillAndFree() {
+    makeImage(join(folder, "image"), "ext4", DISK_BYTES);
+    const disk = join(folder, "disk");
+    unmount = mountImage(join(folder, "image"), disk);
+    const port = await freePort();
+    const start = () => CommandServer.start(port, join(disk, "data"), ["--log-level", "trace"], {}, join(disk, "log"));
+    server = await start();
+    const { url, pid } = server;
+    const accepted = new Map<string, string>();
+    const gone = new Set<string>();
+    let refused = 0;
+    let sent = 0;
+    /** @returns whether it was accepted */
+    const send = async (user: string): Promise<boolean> => {
+      sent += 1;
+      const name = `${user} ${sent}`;
+      const answer = await call(`${url}/v1/messages`, { token: token("sender"), body: { to: { user }, type: "t", data: { name, text: TEXT } } });
+      if (answer.status === 201) {
+        accepted.set(String(field(answer.body, "id")), name);
+        return true;
+      }
+      expect([answer.status, field(answer.body, "code"), answer.headers.get("retry-after")]).toEqual([507, "store-full", "5"]);
+      refused += 1;
+      return false;
+    };
+    fill(join(disk, "ballast"), BALLAST_BYTES);
+    const sender = async (each: number) => {
+      while (refused < REFUSALS) await send(USERS[each % USERS.length] ?? "bob");
+    };
+    await Promise.all(Array.from({ length: SENDERS }, (_none, each) => sender(each)));
+    // To the last byte: now nothing that the process logs finds room either.
+    fill(join(disk, "rest"), Number.POSITIVE_INFINITY);
+    for (let n = 0; n < 20; n += 1) expect(await send("bob")).toBe(false);
+    expect((await call(`${url}/readyz`)).status).toBe(503);
+    const backup = await call(`${url}/v1/backup`, { token: SERVICE_CREDENTIAL });
+    expect([backup.status, field(backup.body, "code")], "no room for a backup").toEqual([507, "store-full"]);
+
+    const bob = await LONG_POLLING.openReceiver({ url, token: token("bob"), receiver: "meanwhile", window: 1_000 });
+    await bob.until(() => bob.deliveries.length >= 10, "mail on a full disk");
+    const some = bob.deliveries.slice(0, 5);
+    expect(await bob.ack({ seqs: some.map(({ seq }) => seq) }), "acknowledged on a full disk").toBe(5);
+    for (const { event } of some) gone.add(event.id);
+    await bob.leave();
+    const [last] = [...accepted].filter(([, name]) => name.startsWith("carol")).at(-1) ?? [];
+    const takenBack = await call(`${url}/v1/messages/${last}`, { method: "DELETE", token: token("sender") });
+    expect([takenBack.status, takenBack.body], "taken back on a full disk").toEqual([200, { evicted: 1 }]);
+    gone.add(String(last));
+
+    for (const name of ["rest", "ballast"]) rmSync(join(disk, name));
+    const freedMs = performance.now();
+    await expect.poll(() => send("carol"), { timeout: 20_000, interval: 50 }).toBe(true);
+    const againMs = performance.now() - freedMs;
+    expect((await call(`${url}/readyz`)).status).toBe(200);
+    expect([server.isRunning, server.pid], "the same process").toEqual([true, pid]);
+
+    await server.kill();
+    server = await start();
+    const found = new Map<string, string>();
+    for (const user of USERS) {
+      const receiver = await LONG_POLLING.openReceiver({ url, token: token(user), receiver: "afterwards", window: 1_000 });
+      const expected = [...accepted].filter(([id, name]) => name.startsWith(user) && !gone.has(id)).length;
+      for (let seen = 0; seen < expected; ) {
+        await receiver.until(() => receiver.deliveries.length > seen, `the mail of ${user}, ${seen} of ${expected}`);
+        const fresh = receiver.deliveries.slice(seen);
+        seen += fresh.length;
+        for (const { event } of fresh) found.set(event.id, String(field(event.data, "name")));
+        await receiver.ack({ seqs: fresh.map(({ seq }) => seq) });
+      }
+      await receiver.leave();
+    }
+    expect([...found.keys()].filter((id) => gone.has(id) || !accepted.has(id))).toEqual([]);
+    await server.kill();
+    unmount();
+    unmount = () => {};
+    return { sent, refused, againMs, lost: [...accepted].filter(([id, name]) => !gone.has(id) && found.get(id) !== name) };
+  }
+});
+
+/** Writes a file of that size, or as much as there is room for. */
+function fill(file: string, bytes: number): void {
+  const fd = openSync(file, "w");
+  let size = 65_536;
+  for (let at = 0; at < bytes && size >= 1; ) {
+    try {
+      at += writeSync(fd, Buffer.alloc(size));
+    } catch (thrown) {
+      if ((thrown as NodeJS.ErrnoException).code !== "ENOSPC") throw thrown;
+      if (Number.isFinite(bytes)) break;
+      size = Math.floor(size / 2);
+    }
+  }
+  try {
+    fsyncSync(fd);
+  } catch {
+    // As full as it gets.
+  }
+  closeSync(fd);
+}
