@@ -154,13 +154,13 @@ async function crash({ rounds, flags = [], beforeLast }: CrashOptions): Promise<
     const loads = [
       ...receivers.map((receiver) => acknowledgeSome(receiver, ledger)),
       ...Array.from({ length: IN_FLIGHT / 2 }, () => sendByHttp(url, ledger)),
-      sendByWebSocket(url, ledger, IN_FLIGHT / 2),
+      ...Array.from({ length: count(1, 3) }, () => sendByWebSocket(url, ledger, IN_FLIGHT / 2)),
     ];
     const before = ledger.countAccepted();
     const startedMs = performance.now();
     // At least something of it must be in the middle of being done.
     await expect.poll(() => ledger.countAccepted(), { timeout: 10_000, interval: 5 }).toBeGreaterThan(before + IN_FLIGHT);
-    await new Promise((resolve) => setTimeout(resolve, random() * 350));
+    await new Promise((resolve) => setTimeout(resolve, count(0, 300) + random() * count(350, 500)));
     acceptedUnderLoad += ledger.countAccepted() - before;
     underLoadMs += performance.now() - startedMs;
     await server?.kill();

@@ -27,9 +27,9 @@ export interface JournalRecord {
 /** A record is closed when it has grown to about this many bytes; a single call may be larger. RabbitMQ 4 takes no message over 16 MiB. */
 export const RECORD_BYTES = 1_048_576;
 
-/** About how many bytes messages take in a record. One that is wrong is refused by the index later, not here. */
+/** About how many bytes messages take in a record. Checks nothing: what cannot be stored is for the index to refuse (E15). */
 export function sizeOf(items: readonly Addressed[]): number {
-  return items.reduce((sum, { event, recipients }) => sum + String(event).length + 200 + 60 * recipients.length, 0);
+  return items.reduce((sum, { event, recipients }) => sum + (typeof event === "string" ? event.length : 0) + 200 + 60 * recipients.length, 0);
 }
 
 export function writeRecord(record: JournalRecord): Buffer {

@@ -26,16 +26,16 @@ import {
   type Result,
   SESSION_ENDED,
   type UnsettledResult,
-  type UnsettledRow,
   type WorkerOptions,
 } from "./call.ts";
 import { checksumOfDelivery, checksumOfKey, isIntact } from "./checksum.ts";
 import { mergeGaps } from "./gap.ts";
 import { HoldBook } from "./hold.ts";
 import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
+import { readMail, walkMail } from "./reading.ts";
 import { Damaged, type Db } from "./schema.ts";
 import { SessionBook } from "./session.ts";
-import { type DeliveryRow, type MailboxRow, type MailRow, prepareAll, STEP_ROWS, type Statements } from "./statement.ts";
+import { type DeliveryRow, type MailboxRow, prepareAll, STEP_ROWS, type Statements } from "./statement.ts";
 
 const DAY_MS = 24 * 3600_000;
 /** How long the state of a settled message is known. */
@@ -51,8 +51,6 @@ const FORGET = [
   ["dropSessions", "nextSessionDue"],
   ["dropEnded", "nextEndedDue"],
 ] as const;
-/** Most bytes of events, about, that one step of a walk hands over. */
-const STEP_BYTES = 8 * 1024 * 1024;
 /** Why a dead letter is one. */
 const DAMAGED = "damaged";
 
@@ -289,43 +287,7 @@ export class Store {
   #read(user: string, session: string, after: number, limit: number, maxBytes: number): ReadResult {
     const box = this.#ledger.mailboxOf(user);
     if (!box) return { entries: [], gaps: [], lookedAt: 0, more: false };
-    const ended = this.#run.gaps.all(box.id, after);
-    let lookedAt = ended.length < STEP_ROWS ? box.head : (ended.at(-1)?.seq ?? box.head);
-    let more = lookedAt < box.head;
-    const entries: ReadResult["entries"][number][] = [];
-    const unsettled: number[] = [];
-    const damaged: MailRow[] = [];
-    let bytes = 0;
-    let rows = 0;
-    for (const row of this.#run.mail.iterate(box.id, after)) {
-      if (row.seq > lookedAt) break;
-      rows += 1;
-      if (rows > STEP_ROWS * 10) {
-        lookedAt = row.seq - 1;
-        more = true;
-        break;
-      }
-      // First of all: whose it is and how long it lives may be what is damaged.
-      if (!isIntact(row, user)) {
-        damaged.push(row);
-        continue;
-      }
-      if ((row.session === null || row.session === session) && row.expires_ms > this.#nowMs) {
-        if (row.text === null || crc32(row.text) !== row.event_checksum) {
-          damaged.push(row);
-          continue;
-        }
-        const last = entries.at(-1);
-        if (last && (entries.length >= limit || bytes + row.bytes > maxBytes)) {
-          lookedAt = last[0];
-          more = false;
-          break;
-        }
-        bytes += row.bytes;
-        entries.push([row.seq, row.message, row.attempts, row.text, row.session]);
-      }
-      unsettled.push(row.seq);
-    }
+    const { entries, unsettled, ended, damaged, lookedAt, more } = readMail(this.#run, box, { session, after, limit, maxBytes, nowMs: this.#nowMs });
     for (const row of damaged) {
       const delivery = this.#run.atSeq.get(row.mailbox, row.seq);
       if (!delivery) throw new Damaged(`message ${row.message} is in an index, and not in its place`);
@@ -429,22 +391,9 @@ export class Store {
 
   /** One step of a walk through all deliveries: those that wait. Damaged ones end here, as they would when read. */
   #unsettled(message: string, mailbox: number): UnsettledResult {
-    const rows: UnsettledRow[] = [];
-    const damaged: string[] = [];
-    let last: readonly [string, number] | null = null;
-    let looked = 0;
-    let bytes = 0;
-    for (const row of this.#run.walk.iterate(message, mailbox)) {
-      if (bytes > STEP_BYTES) break;
-      looked += 1;
-      last = [row.message, row.mailbox];
-      if (row.ending !== null) continue;
-      bytes += row.bytes;
-      if (row.event === null || row.text === null || !isIntact(row, row.user) || crc32(row.text) !== row.event_checksum) damaged.push(row.message);
-      else rows.push([row.event, row.message, row.source, row.text, row.expires_ms, row.topic, row.user, row.session]);
-    }
-    for (const id of new Set(damaged)) for (const row of this.#run.ofMessage.all(id)) this.#endDamaged(row);
-    return { rows, after: looked === STEP_ROWS || bytes > STEP_BYTES ? last : null };
+    const { rows, damaged, after } = walkMail(this.#run, message, mailbox);
+    for (const [id, box] of damaged) for (const row of this.#run.ofMessage.all(id)) if (row.mailbox === box) this.#endDamaged(row);
+    return { rows, after };
   }
 
   /** One step of what time does: expiry, return of nacked mail, purge. @returns whether there is more at once */
