@@ -203,10 +203,11 @@ export class App {
             field("to").value = destination ?? "";
             field("Form2").value = first ?? "";
             field("Form4").value = second ?? "";
+            // In the same turn: a message that came in between would be sent instead, since it writes into the same form.
+            field("send").dispatchEvent(new MouseEvent("mousedown", { bubbles: true, cancelable: true }));
           },
           [to, text, notes],
         );
-        await page.dispatchEvent("#send", "mousedown");
         await page.waitForFunction(
           (index) => !["sending", undefined].includes((globalThis as unknown as { x0: ClientState }).x0.sent[index]),
           before,

@@ -192,6 +192,31 @@ test("[X25] two tabs with one session both get every message, whichever settles 
   console.log(`two tabs of one session, ${count} messages: the one was given ${got[0]?.length}, the other ${got[1]?.length}`);
 });
 
+test("[X84] of two pages with one session value the quicker one is given the next message when the other has polled again, or is late", async () => {
+  const [one, other] = [tab(), tab()];
+  await slowDown(one, "in-step");
+  const ready = await Promise.all([one.begin(pollOf("in-step")), other.begin(pollOf("in-step"))]);
+  const sender = tab();
+  await sender.send("sender", "in-step", { n: 1 });
+  for (const held of ready) expect(valuesOf(await held.answer)).toEqual([{ n: 1 }]);
+  const quick = await one.begin(pollOf("in-step"));
+  let isGiven = false;
+  const given = quick.answer.then((answer) => {
+    isGiven = true;
+    return answer;
+  });
+  await sender.send("sender", "in-step", { n: 2 });
+  // Less than what counts as late after slowDown, and much more than an answer takes.
+  await pause(100);
+  expect(isGiven, "while the other is at the first").toBe(false);
+  const slow = await other.begin(pollOf("in-step"));
+  for (const answer of [given, slow.answer]) expect(valuesOf(await answer)).toEqual([{ n: 2 }]);
+  // This time the other does not come.
+  const alone = await one.begin(pollOf("in-step"));
+  await sender.send("sender", "in-step", { n: 3 });
+  expect(valuesOf(await alone.answer)).toEqual([{ n: 3 }]);
+});
+
 test("[X26] what one page has settled is still given to a page that was polling within the last seconds, and not to one that comes later", async () => {
   const [one, other] = [tab(), tab()];
   await slowDown(one, "late-twin");
@@ -211,6 +236,8 @@ test("[X26] what one page has settled is still given to a page that was polling 
   await sender.send("sender", "late-twin", { n: 2 });
   await vi.waitFor(async () => expect((await demo.server.engine.totals()).unsettled).toBe(before), { timeout: 5_000 });
   await pause(700);
+  // Late, so what it was at is given again first.
+  expect(valuesOf(await other.poll("late-twin"))).toEqual([{ n: 1 }]);
   expect(valuesOf(await other.poll("late-twin"))).toEqual([{ n: 2 }]);
   const heldToo = await other.begin(pollOf("late-twin"));
   expect(await tab().glance("late-twin"), "a new page").toBeUndefined();

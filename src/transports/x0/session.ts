@@ -79,6 +79,7 @@ export class X0Session {
   #epoch: Epoch | undefined;
   #length = 0;
   #isDraining = false;
+  #waiting: NodeJS.Timeout | undefined;
   #seenAtMs = performance.now();
 
   /** @param value  as the page says it */
@@ -116,7 +117,7 @@ export class X0Session {
     page.poll = poll;
     this.#touch(page);
     this.#open();
-    this.#serve(page);
+    this.#serveAll();
     return {
       answer,
       expire: () => {
@@ -254,6 +255,10 @@ export class X0Session {
     return { request, connection, writtenAtMs: undefined, seq, epoch: this.#epoch };
   }
 
+  #serveAll(): void {
+    for (const page of this.#pages) this.#serve(page);
+  }
+
   /** Gives a page that polls the first message that it has not had. One an answer: one that its client cannot handle aborts the rest. */
   #serve(page: Page): void {
     const { poll } = page;
@@ -264,9 +269,33 @@ export class X0Session {
         this.#forget(seq, entry);
         continue;
       }
-      poll.finish(writeMessage(entry.text), this.#handed(poll, seq));
+      const waitMs = this.#leadMs(seq);
+      if (waitMs > 0) this.#serveIn(waitMs);
+      else poll.finish(writeMessage(entry.text), this.#handed(poll, seq));
       return;
     }
+  }
+
+  /**
+   * How long a page must wait before it may have this message, because another is still at work on a different one. Pages of one value are told apart
+   * by guessing: as long as all of them are at the same message, a wrong guess does no harm; of one that is ahead, the next poll could be taken for
+   * the other's, and that one would miss what it has not had.
+   */
+  #leadMs(seq: Seq): number {
+    const { limitMs } = this.#gaps;
+    const now = performance.now();
+    let waitMs = 0;
+    for (const { poll, answer } of this.#pages) {
+      if (poll || answer?.seq === undefined || answer.seq === seq || !answer.connection.isOpen) continue;
+      waitMs = Math.max(waitMs, (answer.writtenAtMs ?? now) + limitMs - now);
+    }
+    return waitMs;
+  }
+
+  #serveIn(ms: number): void {
+    clearTimeout(this.#waiting);
+    this.#waiting = setTimeout(() => this.#serveAll(), Math.ceil(ms));
+    this.#waiting.unref();
   }
 
   /** Takes what every page that is there has had off the list. */
@@ -341,7 +370,7 @@ export class X0Session {
         }
       }
       if (others.length > 0) this.#hold(others);
-      for (const page of this.#pages) this.#serve(page);
+      this.#serveAll();
     }
     return !this.#isFull;
   }
