@@ -9,8 +9,9 @@
 import { performance } from "node:perf_hooks";
 import { asHandoverError, HandoverError } from "../../errors.ts";
 import type { Epoch, ReceiverId, Seq, ServerFrame, UserIdentity } from "../../protocol.ts";
-import type { Channel, Gateway, Link } from "../../transport.ts";
+import type { Gateway } from "../../transport.ts";
 import { hashOf, readDelivery } from "./event.ts";
+import { Feed } from "./feed.ts";
 import { type Answer, Gaps, MOST_LATE, nextOfPageLoad, nextOfSession, type Opening, type Verdict } from "./processed.ts";
 import { NOTHING, writeMessage } from "./wire.ts";
 
@@ -18,8 +19,6 @@ import { NOTHING, writeMessage } from "./wire.ts";
 const RECENT_MS = 5_000;
 /** What a page was handed and has not acknowledged is remembered for this long, so that a very slow page gets past it in the end. */
 const REMEMBERED_MS = 600_000;
-/** How much is read ahead of the pages. */
-const WINDOW = 32;
 const MAX_ENTRIES = 64;
 const MAX_LENGTH = 1_048_576;
 /** More pages than a person has. */
@@ -385,52 +384,4 @@ export class X0Session {
 
 function isRecent({ poll, seenAtMs }: Page, nowMs: number): boolean {
   return poll !== undefined || nowMs - seenAtMs < RECENT_MS;
-}
-
-/** The session's link to the hub. */
-class Feed implements Link {
-  readonly kind = "poll";
-  readonly #take: (frame: ServerFrame) => boolean;
-  readonly #onClose: (reason: HandoverError) => void;
-  #channel: Channel | undefined;
-  #isOver = false;
-  #isBlocked = false;
-
-  constructor(take: (frame: ServerFrame) => boolean, onClose: (reason: HandoverError) => void) {
-    this.#take = take;
-    this.#onClose = onClose;
-  }
-
-  /** @throws HandoverError as {@link Gateway.open} */
-  async open(gateway: Gateway, identity: UserIdentity, receiver: ReceiverId): Promise<void> {
-    const channel = await gateway.open(identity, this, { receiver, epoch: undefined, cursor: 0, window: WINDOW });
-    if (this.#isOver) channel.closed();
-    else this.#channel = channel;
-    // The list may have got shorter before there was a channel to say it to.
-    if (!this.#isBlocked) channel.drained();
-  }
-
-  send(frame: ServerFrame): boolean {
-    if (this.#isOver) return false;
-    this.#isBlocked = !this.#take(frame);
-    return !this.#isBlocked;
-  }
-
-  drained(): void {
-    if (!this.#isBlocked) return;
-    this.#isBlocked = false;
-    this.#channel?.drained();
-  }
-
-  close(reason: HandoverError): void {
-    if (this.#isOver) return;
-    this.#isOver = true;
-    this.#onClose(reason);
-  }
-
-  /** Nobody polls any more. */
-  end(): void {
-    this.#isOver = true;
-    this.#channel?.closed();
-  }
 }
