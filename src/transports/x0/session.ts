@@ -19,6 +19,8 @@ import { NOTHING, writeMessage } from "./wire.ts";
 const RECENT_MS = 5_000;
 /** What a page was handed and has not acknowledged is remembered for this long, so that a very slow page gets past it in the end. */
 const REMEMBERED_MS = 600_000;
+/** How long a page waits for another one of its value. A busy machine's pages are late by more than what counts as late in processed.ts. */
+const LEAD_MS = 1_000;
 const MAX_ENTRIES = 64;
 const MAX_LENGTH = 1_048_576;
 /** More pages than a person has. */
@@ -281,12 +283,11 @@ export class X0Session {
    * the other's, and that one would miss what it has not had.
    */
   #leadMs(seq: Seq): number {
-    const { limitMs } = this.#gaps;
     const now = performance.now();
     let waitMs = 0;
     for (const { poll, answer } of this.#pages) {
       if (poll || answer?.seq === undefined || answer.seq === seq || !answer.connection.isOpen) continue;
-      waitMs = Math.max(waitMs, (answer.writtenAtMs ?? now) + limitMs - now);
+      waitMs = Math.max(waitMs, (answer.writtenAtMs ?? now) + LEAD_MS - now);
     }
     return waitMs;
   }
