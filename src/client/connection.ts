@@ -10,14 +10,13 @@
 import { backoffMs, pause } from "./backoff.ts";
 import { asHandoverError, HandoverError } from "./error.ts";
 import { type Http, isTokenRefused } from "./http.ts";
-import type { Inbox } from "./inbox.ts";
 import { Listeners, type Report } from "./listeners.ts";
-import type { Outbox } from "./outbox.ts";
+import type { Place } from "./place.ts";
 import { randomId } from "./random.ts";
 import type { Token } from "./token.ts";
 import { openPoll } from "./transports/poll.ts";
 import { openWebSocket } from "./transports/websocket.ts";
-import type { Open, Timing, Transport, Wire } from "./wire.ts";
+import type { Open, Status, Timing, Transport, Wire } from "./wire.ts";
 
 const OPEN: Readonly<Record<Transport, Open>> = { websocket: openWebSocket, poll: openPoll };
 
@@ -29,21 +28,11 @@ const FULL_ATTEMPT_EVERY = 16;
 /** How long `close` waits for answers that are under way. */
 const CLOSE_MS = 5_000;
 
-/** How the connection is. `connecting`: trying; `offline`: waiting to try again; `closed`: for good. */
-export interface Status {
-  readonly state: "connecting" | "online" | "offline" | "closed";
-  /** The one in use, while online. */
-  readonly transport?: Transport;
-  /** Why it is not online, or why it was not until now. */
-  readonly error?: HandoverError;
-}
-
 export interface Parts {
   readonly base: string;
   readonly token: Token;
   readonly http: Http;
-  readonly inbox: Inbox;
-  readonly outbox: Outbox;
+  readonly place: Place;
   readonly transports: readonly Transport[];
   readonly timing: Timing;
   readonly report: Report;
@@ -56,6 +45,10 @@ export class Connection {
   #status: Status = { state: "connecting" };
   #wire: Wire | undefined;
   #wake = new AbortController();
+  /** When the next try is due, by `performance.now()`. */
+  #dueMs = 0;
+  /** As long as this page has a connection of its own. */
+  #term = new AbortController();
   #closing: Promise<void> | undefined;
   /** Our name as a reader of the mailbox. Never kept beyond this object: a duplicated tab must not share it. */
   #receiver = randomId();
@@ -70,9 +63,12 @@ export class Connection {
   constructor(parts: Parts) {
     this.#parts = parts;
     this.changes = new Listeners(parts.report);
-    globalThis.addEventListener?.("online", this.#nudge);
-    globalThis.addEventListener?.("pageshow", this.#nudge);
-    globalThis.document?.addEventListener("visibilitychange", this.#nudge);
+    parts.place.turns = {
+      followed: (status) => this.#become(status),
+      over: () => this.#over(),
+      asked: () => performance.now() >= this.#dueMs && this.#wake.abort(),
+    };
+    this.#listen("addEventListener");
     void this.#run();
   }
 
@@ -87,15 +83,17 @@ export class Connection {
   }
 
   async #close(): Promise<void> {
-    const { inbox, outbox } = this.#parts;
+    const { inbox, intake, outbox } = this.#parts.place;
     const why = new HandoverError("closed", "This connection was closed.");
     inbox.close();
+    intake.close();
     const sends = outbox.close(why);
     // Handlers that have just resolved are still acknowledged.
     await pause(0);
-    const answers = Promise.all([inbox.acks.settle(), sends]);
+    const answers = Promise.all([intake.acks.settle(), sends]);
     const late = new AbortController();
-    if (this.#wire) await Promise.race([answers, this.#wire.ended, pause(CLOSE_MS, late.signal)]);
+    const isOnline = this.#status.state === "online";
+    if (isOnline) await Promise.race([answers, this.#wire?.ended ?? answers, pause(CLOSE_MS, late.signal)]);
     late.abort();
     this.#end(why, { state: "closed" });
   }
@@ -104,12 +102,16 @@ export class Connection {
     for (;;) {
       const why = await this.#attempt();
       if (this.#stop.signal.aborted) return;
+      // Another tab's turn.
+      if (this.#term.signal.aborted) continue;
       const waitMs = this.#judge(why);
       if (waitMs === undefined) return this.#end(why, { state: "closed", error: why });
       this.#become({ state: "offline", error: why });
       this.#wake = new AbortController();
+      this.#dueMs = performance.now() + waitMs;
       await pause(waitMs, this.#wake.signal);
       if (this.#stop.signal.aborted) return;
+      if (this.#term.signal.aborted) continue;
       this.#become({ state: "connecting", error: why });
     }
   }
@@ -117,37 +119,45 @@ export class Connection {
   /** Tries the transports in order, and stays with the first that gets through. @returns why it ended, or why none did */
   async #attempt(): Promise<HandoverError> {
     let why = new HandoverError("bad-request", "No transport is chosen; see the option `transports`.");
-    const { transports, timing } = this.#parts;
+    const { transports, timing, place } = this.#parts;
+    try {
+      this.#term = new AbortController();
+      await place.enter();
+    } catch (error) {
+      return asHandoverError(error);
+    }
+    const { signal } = this.#term;
     const absences = this.#absences++;
     const isFull = absences < FULL_ATTEMPTS || absences % FULL_ATTEMPT_EVERY === 0 || !transports.includes("poll");
     for (const transport of isFull ? transports : (["poll"] as const)) {
       try {
-        const wire = await this.#open(transport, this.#receiver, this.#stop.signal);
+        const wire = await this.#open(transport, this.#receiver, signal);
         this.#absences = 0;
         return await this.#use(wire, isFull ? timing.probeMs : 0);
       } catch (error) {
         why = asHandoverError(error);
         // Only what does not get through may do so another way; an answer is an answer on every transport.
         if (why.code !== "connection-lost") this.#absences = 0;
-        if (why.code !== "connection-lost" || this.#stop.signal.aborted) return why;
+        if (why.code !== "connection-lost" || signal.aborted) return why;
       }
     }
     return why;
   }
 
   #open(transport: Transport, receiver: string, signal: AbortSignal): Promise<Wire> {
-    const { base, token, http, inbox, timing } = this.#parts;
-    return OPEN[transport]({ base, token, http, mail: inbox, timing, receiver, signal });
+    const { base, token, http, place, timing } = this.#parts;
+    return OPEN[transport]({ base, token, http, mail: place.intake, timing, receiver, signal });
   }
 
   /** Uses a wire, and better ones when they can be had, until the last has ended. @param probeMs  when to look for a better one */
   async #use(first: Wire, probeMs: number): Promise<HandoverError> {
-    const { inbox, outbox } = this.#parts;
+    const { intake, outbox } = this.#parts.place;
     this.#onlineSinceMs = Date.now();
     for (let wire = first; ; ) {
       this.#wire = wire;
+      if (this.#term.signal.aborted) wire.close();
       this.#become({ state: "online", transport: wire.transport });
-      inbox.acks.use(wire);
+      intake.acks.use(wire);
       outbox.use(wire);
       const over = new AbortController();
       const next = await Promise.race([wire.ended, this.#better(wire, probeMs, over.signal)]);
@@ -155,7 +165,7 @@ export class Connection {
       wire.close();
       if (next instanceof HandoverError) {
         this.#wire = undefined;
-        inbox.acks.use(undefined);
+        intake.acks.use(undefined);
         outbox.use(undefined);
         return next;
       }
@@ -209,22 +219,59 @@ export class Connection {
     if (this.#status.error?.retryAfterMs === undefined) this.#wake.abort();
   };
 
+  /** The page is left, and may come back: another tab takes over, and what the server has not heard for sure is said once more. */
+  readonly #leave = (): void => {
+    const { place, http, timing } = this.#parts;
+    const forms = place.intake.acks.unanswered();
+    const { epoch, cursor } = place.intake.position();
+    if (forms && epoch !== undefined && this.#wire) {
+      const body = JSON.stringify({ receiver: this.#receiver, epoch, cursor, ...forms });
+      http.request("/v1/ack", { body, timeoutMs: timing.answerMs, keepalive: true }).catch(() => {});
+    }
+    place.leave();
+  };
+
+  readonly #return = (): void => {
+    this.#parts.place.back();
+    this.#nudge();
+  };
+
+  #listen(how: "addEventListener" | "removeEventListener"): void {
+    for (const [target, event, listener] of [
+      [globalThis, "online", this.#nudge],
+      [globalThis, "pageshow", this.#return],
+      [globalThis, "pagehide", this.#leave],
+      [globalThis.document, "visibilitychange", this.#nudge],
+      [globalThis.document, "freeze", this.#leave],
+      [globalThis.document, "resume", this.#return],
+    ] as const)
+      target?.[how]?.(event, listener);
+  }
+
+  /** Not this page's turn any more. */
+  #over(): void {
+    this.#term.abort();
+    this.#wake.abort();
+    this.#wire?.close();
+  }
+
   #end(why: HandoverError, status: Status): void {
     if (this.#stop.signal.aborted) return;
     this.#stop.abort();
-    this.#wake.abort();
-    this.#wire?.close();
-    globalThis.removeEventListener?.("online", this.#nudge);
-    globalThis.removeEventListener?.("pageshow", this.#nudge);
-    globalThis.document?.removeEventListener("visibilitychange", this.#nudge);
-    this.#parts.inbox.close();
-    this.#parts.outbox.abandon(why);
+    this.#listen("removeEventListener");
+    this.#over();
+    const { place } = this.#parts;
+    place.inbox.close();
+    place.intake.close();
+    place.outbox.abandon(why);
     this.#become(status);
+    place.leave();
   }
 
   #become(status: Status): void {
     if (this.#status.state === "closed") return;
     this.#status = status;
     this.changes.tell(status);
+    this.#parts.place.tell(status, status.state === "online" ? this.#wire : undefined);
   }
 }

@@ -8,9 +8,10 @@ import { isRecord } from "./json.ts";
 /**
  * What a program should do. Besides the server's codes (PROTOCOL.md, "Errors"):
  * `connection-lost` (no answer, or none that could be understood; the SDK comes back by itself), `token-failed` (your `token()` rejected or did
- * not answer), `outbox-full` (too many unanswered sends), `closed` (this connection was closed).
+ * not answer), `outbox-full` (too many unanswered sends), `outbox-expired` (it could not be sent for so long that it could be stored twice),
+ * `closed` (this connection was closed, or became another user's).
  */
-export type ClientErrorCode = ErrorCode | "connection-lost" | "token-failed" | "outbox-full" | "closed";
+export type ClientErrorCode = ErrorCode | "connection-lost" | "token-failed" | "outbox-full" | "outbox-expired" | "closed";
 
 /** What went wrong: `code` says what a program should do, `message` and `detail` what a person should do. */
 export class HandoverError extends Error {
@@ -51,8 +52,10 @@ export function readProblem(value: unknown, retryAfterMs?: number): HandoverErro
   return new HandoverError(value.code as ClientErrorCode, detail, { status: value.status, retryable: value.retryable === true, retryAfterMs });
 }
 
-/** Turns whatever was thrown into a {@link HandoverError}; what is not ours is a lost connection. */
+/** Turns whatever was thrown into a {@link HandoverError}, also one that came from another tab as plain fields; what is not ours is a lost connection. */
 export function asHandoverError(thrown: unknown): HandoverError {
+  if (isRecord(thrown) && typeof thrown.detail === "string" && !(thrown instanceof HandoverError))
+    return new HandoverError(thrown.code as ClientErrorCode, thrown.detail, thrown);
   return thrown instanceof HandoverError ? thrown : lost(`The connection failed: ${String(thrown)}`, { cause: thrown });
 }
 

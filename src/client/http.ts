@@ -13,6 +13,8 @@ export interface RequestOptions {
   readonly signal?: AbortSignal;
   /** Whether a refused token is replaced and the request made once more. */
   readonly renews?: boolean;
+  /** Goes on when the page is left. */
+  readonly keepalive?: boolean;
 }
 
 export class Http {
@@ -39,7 +41,7 @@ export class Http {
     }
   }
 
-  async #once(path: string, { body, timeoutMs, signal }: RequestOptions): Promise<unknown> {
+  async #once(path: string, { body, timeoutMs, signal, keepalive = false }: RequestOptions): Promise<unknown> {
     const token = await this.#token.get();
     const stop = new AbortController();
     const abort = () => stop.abort();
@@ -51,7 +53,7 @@ export class Http {
     let response: Response;
     let text: string;
     try {
-      const init: RequestInit = { method: body === undefined ? "GET" : "POST", headers, signal: stop.signal, cache: "no-store" };
+      const init: RequestInit = { method: body === undefined ? "GET" : "POST", headers, signal: stop.signal, cache: "no-store", keepalive };
       if (body !== undefined) init.body = body;
       response = await fetch(this.#base + path, init);
       text = await response.text();

@@ -10,22 +10,34 @@
  * Works in browsers and in Node from 22.14, without dependencies.
  * @module
  */
-import { Connection, type Status } from "./connection.ts";
+import { Connection } from "./connection.ts";
 import { HandoverError, lost } from "./error.ts";
 import { Http } from "./http.ts";
-import { type Handler, Inbox, type Settled } from "./inbox.ts";
+import type { Handler } from "./inbox.ts";
 import { isRecord } from "./json.ts";
 import type { Report } from "./listeners.ts";
-import type { Address, Message, MessageState, SendOptions, Sent } from "./message.ts";
-import { Outbox } from "./outbox.ts";
+import type { Address, Message, MessageState, Sending, SendOptions, Sent, Settled, Unsent } from "./message.ts";
+import { Place } from "./place.ts";
 import { randomId } from "./random.ts";
 import { Token, type TokenSource } from "./token.ts";
-import { TIMING, type Timing, type Transport } from "./wire.ts";
+import { type Status, TIMING, type Timing, type Transport } from "./wire.ts";
 
 export type { ClientErrorCode } from "./error.ts";
 export type { Urgency } from "./message.ts";
 export type { Timing, TokenSource, Transport };
-export { type Address, type Handler, HandoverError, type Message, type MessageState, type SendOptions, type Sent, type Settled, type Status };
+export {
+  type Address,
+  type Handler,
+  HandoverError,
+  type Message,
+  type MessageState,
+  type Sending,
+  type SendOptions,
+  type Sent,
+  type Settled,
+  type Status,
+  type Unsent,
+};
 
 export interface ConnectOptions {
   /**
@@ -40,6 +52,11 @@ export interface ConnectOptions {
   readonly window?: number;
   /** In the order in which they are tried. `["websocket", "poll"]` unless said. */
   readonly transports?: readonly Transport[];
+  /**
+   * Whether the tabs of a user's login in one browser share a connection: one has it, every tab's handlers run, and a message is acknowledged when
+   * those of all tabs are done. True unless said. Without Web Locks (pages on plain http) every tab has a connection of its own.
+   */
+  readonly share?: boolean;
   /** Told what your handlers and listeners throw, and acknowledgements that the server refuses. Writes to the console unless said. */
   readonly onError?: (error: unknown, message?: Message) => void;
   readonly timing?: Partial<Timing>;
@@ -48,14 +65,13 @@ export interface ConnectOptions {
 /** A user's connection. It comes back by itself until {@link Handover.close}, or until the server says that there is no use. */
 class Handover {
   readonly #connection: Connection;
-  readonly #inbox: Inbox;
-  readonly #outbox = new Outbox();
+  readonly #place: Place;
   readonly #http: Http;
   readonly #timing: Timing;
 
   constructor(url: string, options: ConnectOptions) {
     const base = new URL(url || "/", globalThis.location?.href).href.replace(/\/+$/, "");
-    const { window = 32, transports = ["websocket", "poll"], onError } = options;
+    const { window = 32, transports = ["websocket", "poll"], share = true, onError } = options;
     const report: Report = (error, message) => {
       try {
         if (onError) onError(error, message as Message | undefined);
@@ -67,11 +83,8 @@ class Handover {
     const token = new Token(options.token);
     this.#timing = { ...TIMING, ...options.timing };
     this.#http = new Http(base, token);
-    this.#inbox = new Inbox(window, report);
-    this.#connection = new Connection({
-      ...{ base, token, transports, report },
-      ...{ http: this.#http, inbox: this.#inbox, outbox: this.#outbox, timing: this.#timing },
-    });
+    this.#place = new Place(base, token, window, share, report);
+    this.#connection = new Connection({ base, token, transports, report, http: this.#http, place: this.#place, timing: this.#timing });
   }
 
   /**
@@ -82,26 +95,27 @@ class Handover {
    * @returns a function that takes the handler away again
    */
   on<T = unknown>(type: string, handler: Handler<T>): () => void {
-    return this.#inbox.on(type, handler as Handler<never>);
+    return this.#place.inbox.on(type, handler as Handler<never>);
   }
 
   /**
-   * Sends a message. Resolves when it is on the server's disk; until then it is sent again, also after a lost connection, and stored once.
+   * Sends a message. Resolves when it is on the server's disk; until then it is sent again, also after a lost connection, and stored once. In a
+   * browser, what waits for a connection is kept for the next page of this user, which sends it: see {@link Sending.queued}.
    * @param to    a user, or `{ user }`, `{ users }`, `{ group }`, `{ session }`
    * @param type  1–255 characters; those that begin with `handover.` are the server's
    * @param data  any JSON value; taken as it is now
    * @throws HandoverError the server's problem (`forbidden`, `too-large`, `mailbox-full`, …); `outbox-full` after 1,000 unanswered sends without
    *   a connection; `closed`. The signal's reason, when aborted.
    */
-  async send(to: string | Address, type: string, data?: unknown, options: SendOptions = {}): Promise<Sent> {
+  send(to: string | Address, type: string, data?: unknown, options: SendOptions = {}): Sending {
     const { signal, ...rest } = options;
-    let text: string;
-    try {
-      text = JSON.stringify({ to: typeof to === "string" ? { user: to } : to, type, data, idempotencyKey: randomId(), ...rest });
-    } catch (cause) {
-      throw new HandoverError("bad-request", `The data cannot be written as JSON: ${String(cause)}`, { cause });
-    }
-    return this.#outbox.send(text, signal);
+    return this.#place.outbox.send(() => {
+      try {
+        return JSON.stringify({ to: typeof to === "string" ? { user: to } : to, type, data, idempotencyKey: randomId(), ...rest });
+      } catch (cause) {
+        throw new HandoverError("bad-request", `The data cannot be written as JSON: ${String(cause)}`, { cause });
+      }
+    }, signal);
   }
 
   /**
@@ -113,6 +127,14 @@ class Handover {
     const state = await this.#http.request(`/v1/messages/${encodeURIComponent(id)}`, { timeoutMs: this.#timing.answerMs, renews: true });
     if (!isRecord(state) || !Array.isArray(state.recipients)) throw lost("The message's state could not be understood.");
     return state as unknown as MessageState;
+  }
+
+  /**
+   * Told of messages that an earlier page, or a tab that has gone, was to send, and that can not be sent any more.
+   * @returns a function that takes the listener away again
+   */
+  onUnsent(listener: (unsent: Unsent) => unknown): () => void {
+    return this.#place.outbox.unsent.add(listener);
   }
 
   /** How the connection is now. */
@@ -130,7 +152,7 @@ class Handover {
    * go away. @returns a function that takes the listener away again
    */
   onSettled(listener: (message: Settled) => unknown): () => void {
-    return this.#inbox.settledElsewhere.add(listener);
+    return this.#place.inbox.settledElsewhere.add(listener);
   }
 
   /**

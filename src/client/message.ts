@@ -2,6 +2,7 @@
  * What applications send and receive.
  * @module
  */
+import type { HandoverError } from "./error.ts";
 import { isRecord } from "./json.ts";
 
 /** RFC 8030's words for how soon a person should be told. */
@@ -61,6 +62,32 @@ export interface Sent {
   readonly recipients: readonly string[];
   /** Users whose mailbox was full, if any. */
   readonly refused?: readonly string[];
+}
+
+/** A message of this page that was settled, by another reader or in another way. */
+export type Settled = Pick<Message, "source" | "id" | "type">;
+
+/** `source` and `id` together name a message for ever; neither holds a space. */
+export function keyOf({ source, id }: Settled): string {
+  return `${source} ${id}`;
+}
+
+/**
+ * A send that is under way: resolves when the server has the message on its disk.
+ */
+export interface Sending extends Promise<Sent> {
+  /**
+   * Resolves with true when, before it was accepted, it was kept in this browser: it will be sent by itself, also by the next page of this user.
+   * With false when it is accepted or has failed and was not kept. Never rejects.
+   */
+  readonly queued: Promise<boolean>;
+}
+
+/** A message that was kept, and can not be sent any more. */
+export interface Unsent {
+  /** What `send` was given, with its idempotency key. */
+  readonly message: { readonly to: Address; readonly type: string; readonly data?: unknown } & Omit<SendOptions, "signal">;
+  readonly error: HandoverError;
 }
 
 /** What became of a sent message, for each recipient. */

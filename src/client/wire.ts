@@ -11,7 +11,25 @@ import type { Token } from "./token.ts";
 /** Server-sent events will be the third. */
 export type Transport = "websocket" | "poll";
 
-export interface Wire {
+/** How the connection is. `connecting`: trying; `offline`: waiting to try again; `closed`: for good. */
+export interface Status {
+  readonly state: "connecting" | "online" | "offline" | "closed";
+  /** The one in use, while online. */
+  readonly transport?: Transport;
+  /** Why it is not online, or why it was not until now. */
+  readonly error?: HandoverError;
+}
+
+export interface Sender {
+  /**
+   * Sends one message, calls of one turn together where the transport can. Resolves when the server has it on its disk.
+   * @param text  the request as JSON text, an object
+   * @throws HandoverError the server's problem, or connection-lost
+   */
+  send(text: string): Promise<Sent>;
+}
+
+export interface Wire extends Sender {
   readonly transport: Transport;
   /** Most {@link ack} calls under way at once; while that many are, what becomes ready is collected. */
   readonly maxAcks: number;
@@ -22,12 +40,6 @@ export interface Wire {
    * @throws HandoverError the server's problem, or connection-lost
    */
   ack(epoch: string, forms: AckForms): Promise<void>;
-  /**
-   * Sends one message, calls of one turn together where the transport can. Resolves when the server has it on its disk.
-   * @param text  the request as JSON text, an object
-   * @throws HandoverError the server's problem, or connection-lost
-   */
-  send(text: string): Promise<Sent>;
   /** Makes sure, as far as the transport can, that the server is still there; ends the wire if not. */
   check(): void;
   close(): void;
@@ -54,6 +66,16 @@ export interface Mail {
   /** Everything up to `to` is received or over. */
   advance(to: unknown): void;
   settled(seqs: unknown): void;
+}
+
+/** What a connection is told by the place where it is. */
+export interface Turns {
+  /** How the connection is that another tab has. */
+  followed(status: Status): void;
+  /** Another tab has the connection from now on, or this page is left. */
+  over(): void;
+  /** Another tab asks whether anybody is there: a good moment for what a throttled timer has not done yet. */
+  asked(): void;
 }
 
 /** Times in ms. The defaults suit the internet. */

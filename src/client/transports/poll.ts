@@ -51,7 +51,7 @@ class PollWire implements Wire {
   async ack(epoch: string, forms: AckForms): Promise<void> {
     const { mail, receiver } = this.#opening;
     const { cursor } = mail.position();
-    await this.#post("/v1/ack", JSON.stringify({ receiver, epoch, cursor, ...forms }));
+    await this.#post("/v1/ack", JSON.stringify({ receiver, epoch, cursor, ...forms }), true);
   }
 
   send(text: string): Promise<Sent> {
@@ -112,8 +112,8 @@ class PollWire implements Wire {
     return true;
   }
 
-  #post(path: string, body: string): Promise<unknown> {
-    return this.#opening.http.request(path, { body, timeoutMs: this.#opening.timing.answerMs, renews: true });
+  #post(path: string, body: string, keepalive = false): Promise<unknown> {
+    return this.#opening.http.request(path, { body, timeoutMs: this.#opening.timing.answerMs, renews: true, keepalive });
   }
 
   #over(why: HandoverError): void {
