@@ -220,7 +220,7 @@ export class Connection {
   };
 
   /** The page is left, and may come back: another tab takes over, and what the server has not heard for sure is said once more. */
-  readonly #leave = (): void => {
+  readonly #leave = ({ type }: Event): void => {
     const { place, http, timing } = this.#parts;
     const forms = place.intake.acks.unanswered();
     const { epoch, cursor } = place.intake.position();
@@ -228,7 +228,7 @@ export class Connection {
       const body = JSON.stringify({ receiver: this.#receiver, epoch, cursor, ...forms });
       http.request("/v1/ack", { body, timeoutMs: timing.answerMs, keepalive: true }).catch(() => {});
     }
-    place.leave();
+    place.leave(type === "freeze");
   };
 
   readonly #return = (): void => {

@@ -46,9 +46,9 @@ export class Page {
     this.#tabs?.tell(status, sender);
   }
 
-  /** @returns whether there are others who go on, so that this page needs no connection until it is back */
-  leave(): boolean {
-    this.#tabs?.leave();
+  /** @returns whether there may be others who go on, so that this page needs no connection until it is back */
+  leave(isFrozen: boolean): boolean {
+    this.#tabs?.leave(isFrozen);
     return this.#tabs !== undefined;
   }
 

@@ -73,9 +73,9 @@ export class Place implements Ground {
   }
 
   /** The page is left, and may come back. */
-  leave(): void {
+  leave(isFrozen = false): void {
     this.outbox.keep();
-    this.#isAway = this.#page?.leave() ?? false;
+    this.#isAway = this.#page?.leave(isFrozen) ?? false;
   }
 
   /** The page is back. */

@@ -66,7 +66,7 @@ export class Tabs implements Company {
   #status: Status = { state: "connecting" };
   /** What to send by: the connection, or the leader. */
   #sender: Sender | undefined;
-  /** Gives up every lock and every wait of this stay. */
+  /** Gives up every lock and every wait of this stay; aborted: this tab is not there. */
   #stay = new AbortController();
   /** Gives up waiting in the line for the lead. */
   #line = new AbortController();
@@ -83,19 +83,20 @@ export class Tabs implements Company {
     this.#parts = parts;
     this.#host = parts.host;
     this.id = parts.host.id;
+    this.#stay.abort();
   }
 
   /** Comes to the others. */
   async enter(): Promise<void> {
-    if (this.#channel) return;
-    const channel = new BroadcastChannel(this.#name);
-    this.#channel = channel;
+    if (!this.#stay.signal.aborted) return;
     this.#stay = new AbortController();
     const { signal } = this.#stay;
-    channel.onmessage = (event: MessageEvent<Word & { from: string }>) => {
-      const word = event.data;
-      if (!signal.aborted && (word.to === undefined || word.to === this.id)) this.#hear(word);
-    };
+    if (!this.#channel) {
+      this.#channel = new BroadcastChannel(this.#name);
+      this.#channel.onmessage = ({ data }: MessageEvent<Word & { from: string }>) => {
+        if (data.to === undefined || data.to === this.id) this.#hear(data);
+      };
+    }
     await hold(this.#lockOf(this.id), signal);
     if (signal.aborted) return;
     this.#await();
@@ -103,15 +104,19 @@ export class Tabs implements Company {
     this.#looks = setInterval(() => this.#look(), LOOK_MS);
   }
 
-  /** Goes: another tab leads, and nobody waits for this one. */
-  leave(): void {
+  /**
+   * Goes: another tab leads, and nobody waits for this one.
+   * @param isFrozen  what the others are given meanwhile waits for it, and is handled when it is thawed
+   */
+  leave(isFrozen = false): void {
     this.#say({ op: "leave" });
     this.#stay.abort();
     this.#line.abort();
     clearInterval(this.#looks);
+    this.#lose();
+    if (isFrozen) return;
     this.#channel?.close();
     this.#channel = undefined;
-    this.#lose();
     this.#follow(undefined);
   }
 
