@@ -122,7 +122,9 @@ export class Connection {
     const { transports, timing, place } = this.#parts;
     try {
       this.#term = new AbortController();
+      console.log('DBG entering');
       await place.enter();
+      console.log('DBG entered');
     } catch (error) {
       return asHandoverError(error);
     }
@@ -131,7 +133,9 @@ export class Connection {
     const isFull = absences < FULL_ATTEMPTS || absences % FULL_ATTEMPT_EVERY === 0 || !transports.includes("poll");
     for (const transport of isFull ? transports : (["poll"] as const)) {
       try {
+        console.log('DBG opening', transport);
         const wire = await this.#open(transport, this.#receiver, signal);
+        console.log('DBG open', transport);
         this.#absences = 0;
         return await this.#use(wire, isFull ? timing.probeMs : 0);
       } catch (error) {

@@ -10,6 +10,9 @@ import { Store } from "./store.ts";
 import { type Host, Tabs } from "./tabs.ts";
 import type { Sender, Status, Turns } from "./wire.ts";
 
+/** How long a new leader waits for what is kept. */
+const RECALL_MS = 500;
+
 /** What this page is given. */
 export interface Ground extends Host {
   readonly base: string;
@@ -74,6 +77,7 @@ export class Page {
     this.#user = user;
     inbox.mark = (key) => store?.mark(key);
     outbox.keepIn(store, id);
+    await this.#recall();
     if (shares && navigator.locks && globalThis.BroadcastChannel) {
       this.#tabs = new Tabs(`${name} ${group}`, {
         host: this.#ground,
@@ -83,7 +87,6 @@ export class Page {
       this.#ground.company = this.#tabs;
     } else {
       intake.restart(id);
-      await this.#recall();
       void this.#adopt(() => true);
     }
   }
@@ -95,14 +98,19 @@ export class Page {
       return;
     }
     const turn = this.#turn;
+    console.log('DBG leads', performance.now());
     await this.#recall();
+    console.log('DBG recalled', performance.now());
     turn.resolve();
     // Each when its tab has gone, if it has not.
     void this.#adopt((tab) => void this.#tabs?.watch(tab));
   }
 
+  /** What was processed by others since; nothing stops for a store that does not answer. */
   async #recall(): Promise<void> {
-    this.#ground.intake.remember((await this.#store?.seen().catch(() => [])) ?? []);
+    const recalled = this.#store?.seen().catch(() => []);
+    void recalled?.then((keys) => this.#ground.intake.remember(keys));
+    await Promise.race([recalled, new Promise((resolve) => setTimeout(resolve, RECALL_MS))]);
   }
 
   async #adopt(isOrphan: (tab: string) => unknown): Promise<void> {

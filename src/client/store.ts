@@ -31,7 +31,12 @@ export class Store {
       opening.result.createObjectStore("outbox", { autoIncrement: true });
       opening.result.createObjectStore("seen").createIndex("at", "at");
     };
-    return new Store(await settled(opening));
+    return new Store(
+      await new Promise((resolve, reject) => {
+        opening.onsuccess = () => resolve(opening.result);
+        opening.onerror = () => reject(opening.error);
+      }),
+    );
   }
 
   private constructor(db: IDBDatabase) {
@@ -46,7 +51,7 @@ export class Store {
 
   /** What was processed, the oldest first. */
   async seen(): Promise<readonly string[]> {
-    return (await settled(this.#in("seen", "readonly").index("at").getAllKeys())) as string[];
+    return (await this.#work("seen", "readonly", (store) => store.index("at").getAllKeys())) as string[];
   }
 
   /** Remembers that a message was processed. Those of one turn share a transaction, which is on its way before the page can go. */
@@ -56,63 +61,51 @@ export class Store {
 
   /** The sends of earlier pages, and of other tabs, in their order. */
   async kept(): Promise<readonly (readonly [IDBValidKey, Kept])[]> {
-    const store = this.#in("outbox", "readonly");
-    const [keys, values] = await Promise.all([settled(store.getAllKeys(null, MAX_KEPT)), settled(store.getAll(null, MAX_KEPT))]);
-    return keys.map((key, index) => [key, values[index] as Kept]);
+    let keys: IDBRequest<IDBValidKey[]> | undefined;
+    const values = await this.#work("outbox", "readonly", (store) => {
+      keys = store.getAllKeys(null, MAX_KEPT);
+      return store.getAll(null, MAX_KEPT);
+    });
+    return (keys?.result ?? []).map((key, index) => [key, values[index] as Kept]);
   }
 
   /** Keeps a send. Resolves with its number when it will be there after the page; undefined: it will not. */
   async keep(kept: Kept): Promise<IDBValidKey | undefined> {
-    try {
-      const store = this.#in("outbox");
-      const adding = store.add(kept);
-      store.transaction.commit?.();
-      await new Promise((resolve, reject) => {
-        store.transaction.oncomplete = resolve;
-        store.transaction.onabort = reject;
-      });
-      return adding.result;
-    } catch {
-      return undefined;
-    }
+    return this.#work("outbox", "readwrite", (store) => store.add(kept)).catch(() => undefined);
   }
 
   drop(key: IDBValidKey): void {
-    try {
-      this.#in("outbox").delete(key);
-    } catch {
-      // It is closed, and what it held is gone.
-    }
+    this.#work("outbox", "readwrite", (store) => store.delete(key)).catch(() => {});
   }
 
+  /** Closed, or full: what this page has shown it still knows. */
   #flush(): void {
     const marks = this.#marks;
     this.#marks = [];
-    try {
-      const store = this.#in("seen");
-      for (const key of marks) store.put({ at: Date.now() }, key);
-      store.transaction.commit?.();
-      this.#untilPrune -= marks.length;
-      if (this.#untilPrune < 0) void this.#prune().catch(() => {});
-    } catch {
-      // Closed, or full: what this page has shown it still knows.
-    }
+    const put = (store: IDBObjectStore) => marks.map((key) => store.put({ at: Date.now() }, key)).at(-1) as IDBRequest;
+    this.#work("seen", "readwrite", put).catch(() => {});
+    this.#untilPrune -= marks.length;
+    if (this.#untilPrune < 0) void this.#prune().catch(() => {});
   }
 
   async #prune(): Promise<void> {
     this.#untilPrune = PRUNE_EVERY;
-    const store = this.#in("seen");
-    for (const key of (await settled(store.index("at").getAllKeys())).slice(0, -MAX_SEEN)) store.delete(key);
+    const old = (await this.seen()).slice(0, -MAX_SEEN);
+    if (old[0]) await this.#work("seen", "readwrite", (store) => old.map((key) => store.delete(key)).at(-1) as IDBRequest);
   }
 
-  #in(name: string, mode: IDBTransactionMode = "readwrite"): IDBObjectStore {
-    return this.#db.transaction(name, mode).objectStore(name);
+  /**
+   * Does some work at once, and resolves with what its last request gave when that is there to stay. The end of the transaction is asked for at
+   * once too: a page that is frozen in the middle of one would stop every other tab's.
+   */
+  async #work<T>(name: string, mode: IDBTransactionMode, work: (store: IDBObjectStore) => IDBRequest<T>): Promise<T> {
+    const transaction = this.#db.transaction(name, mode);
+    const request = work(transaction.objectStore(name));
+    transaction.commit?.();
+    await new Promise((resolve, reject) => {
+      transaction.oncomplete = resolve;
+      transaction.onabort = () => reject(transaction.error);
+    });
+    return request.result;
   }
-}
-
-function settled<T>(request: IDBRequest<T>): Promise<T> {
-  return new Promise((resolve, reject) => {
-    request.onsuccess = () => resolve(request.result);
-    request.onerror = () => reject(request.error);
-  });
 }

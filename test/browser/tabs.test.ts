@@ -10,7 +10,7 @@ import { played } from "../support/soak.ts";
 
 const ROUNDS = Number(process.env.HANDOVER_ROUNDS ?? 3);
 
-vi.setConfig({ testTimeout: 60_000 + ROUNDS * 30_000, hookTimeout: 60_000 });
+vi.setConfig({ testTimeout: 40_000 + ROUNDS * 10_000, hookTimeout: 60_000 });
 
 const eventually = (check: () => void | Promise<void>) => vi.waitFor(check, { timeout: DEADLINE_MS, interval: 25 });
 const sorted = (texts: readonly string[]) => [...texts].sort();
@@ -64,7 +64,12 @@ describeWith(CHROMIUM, "The tabs of one user", () => {
   const connected = () => apps.filter((app) => app.isConnected());
   /** The one tab that has the connection. */
   const leader = async (among: () => readonly App[] = () => apps) => {
-    await eventually(() => expect(among().filter((app) => app.isConnected())).toHaveLength(1));
+    await eventually(() => expect(among().filter((app) => app.isConnected())).toHaveLength(1)).catch(async (error) => {
+      for (const app of apps) console.log(app.log.slice(-12).join(" | "));
+      for (const app of apps) console.log(app.isConnected(), await Promise.race([app.page.evaluate("JSON.stringify([handover.status, handover.id, errors, document.visibilityState])"), new Promise((r) => setTimeout(() => r("no answer"), 1000))]));
+      console.log(await apps.at(-1)?.page.evaluate("navigator.locks.query().then(l=>JSON.stringify(l, null, 1))"));
+      throw error;
+    });
     return among().find((app) => app.isConnected()) as App;
   };
   const send = (text: string, type = "note") => caller.send("user2", text, type);

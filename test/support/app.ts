@@ -27,6 +27,7 @@ export interface AppOptions extends Pick<ConnectOptions, "share" | "transports" 
 export interface App {
   readonly page: Page;
   readonly problems: string[];
+  readonly log: string[];
   /** What the handler was given in this tab, in order, over reloads. */
   shown(): Promise<string[]>;
   /** Whether this tab has a connection of its own. */
@@ -69,6 +70,8 @@ export async function serveApp(context: BrowserContext, origin: string, options:
 export async function openApp(context: BrowserContext, origin: string): Promise<App> {
   const page = await context.newPage();
   const problems: string[] = [];
+  const log: string[] = [];
+  page.on("console", (message) => log.push(message.text()));
   const sockets = new Set<WebSocket>();
   page.on("pageerror", (error) => problems.push(String(error)));
   page.on("websocket", (socket) => {
@@ -85,6 +88,7 @@ export async function openApp(context: BrowserContext, origin: string): Promise<
   return {
     page,
     problems,
+    log,
     shown: () => page.evaluate(() => (sessionStorage.shown ?? "").split("\n").slice(0, -1)),
     isConnected: () => sockets.size > 0,
     evaluate: (run) => page.evaluate(`(${run.toString()})(globalThis)`) as never,
