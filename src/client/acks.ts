@@ -37,7 +37,7 @@ export class Acks {
   }
 
   /** From now on these numbers mean other entries: what was to be said of the old ones is forgotten. */
-  begin(epoch: string): void {
+  begin(epoch: string | undefined): void {
     this.#epoch = epoch;
     this.#waiting = new Map();
   }

@@ -8,9 +8,10 @@ import { isRecord } from "./json.ts";
 /**
  * What a program should do. Besides the server's codes (PROTOCOL.md, "Errors"):
  * `connection-lost` (no answer, or none that could be understood; the SDK comes back by itself), `token-failed` (your `token()` rejected or did
- * not answer), `outbox-full` (too many unanswered sends), `closed` (this connection was closed).
+ * not answer), `user-changed` (your `token()` is another user's by now), `outbox-full` (too many unanswered sends), `handler-timeout` (one of your
+ * handlers took too long), `closed` (this connection was closed). `timeout` is also a request that was not answered in time.
  */
-export type ClientErrorCode = ErrorCode | "connection-lost" | "token-failed" | "outbox-full" | "closed";
+export type ClientErrorCode = ErrorCode | "connection-lost" | "token-failed" | "user-changed" | "outbox-full" | "handler-timeout" | "closed";
 
 /** What went wrong: `code` says what a program should do, `message` and `detail` what a person should do. */
 export class HandoverError extends Error {
@@ -38,6 +39,9 @@ export class HandoverError extends Error {
     if ("cause" in options) this.cause = options.cause;
   }
 }
+
+/** The cause of a lost connection on which nothing came when something should have: something on the way may swallow it. */
+export const SILENCE = "silence";
 
 /** The connection is gone, or spoke something that is not the protocol. Always worth another try. */
 export function lost(detail: string, options: { status?: number; retryAfterMs?: number | undefined; cause?: unknown } = {}): HandoverError {
@@ -69,13 +73,12 @@ const STOPPING: Readonly<Record<number, ClientErrorCode>> = {
  * @param problem  what the server said before it closed, if anything
  */
 export function readClose(code: number, reason: string, problem: HandoverError | undefined): HandoverError {
+  const detail = problem?.detail || reason || `The connection was closed (${code}).`;
   if (code >= 4400 && code < 4500) {
-    const detail = problem?.detail || reason || `The server closed the connection with ${code}.`;
     return new HandoverError(STOPPING[code] ?? "bad-request", detail, { status: code - 4000 });
   }
   if (code >= 4500 && code < 4600) {
-    const detail = problem?.detail || reason || `The server closed the connection with ${code}; it is worth another try.`;
     return new HandoverError(problem?.code ?? "internal", detail, { status: 503, retryable: true, retryAfterMs: problem?.retryAfterMs });
   }
-  return lost(reason || `The connection was closed (${code}).`);
+  return lost(detail);
 }

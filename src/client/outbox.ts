@@ -2,7 +2,7 @@
  * Sends, from the call to the server's 201. Each has an idempotency key, so one whose answer was lost is sent again and stored once.
  * @module
  */
-import { backoffMs } from "./backoff.ts";
+import { backoffMs, onAbort } from "./backoff.ts";
 import { type Deferred, defer } from "./deferred.ts";
 import { asHandoverError, HandoverError } from "./error.ts";
 import type { Sent } from "./message.ts";
@@ -42,12 +42,12 @@ export class Outbox {
     const item: Item = { text, answer: defer(), isReady: true, tries: 0, timer: undefined };
     const abort = () => item.answer.reject(signal?.reason);
     this.#items.add(item);
-    signal?.addEventListener("abort", abort);
+    const forget = onAbort(signal, abort);
     this.#pass(item);
     try {
       return await item.answer.promise;
     } finally {
-      signal?.removeEventListener("abort", abort);
+      forget();
       clearTimeout(item.timer);
       this.#items.delete(item);
     }
@@ -66,9 +66,14 @@ export class Outbox {
     await Promise.all([...this.#items].map((item) => item.answer.promise.catch(() => {})));
   }
 
-  /** Gives up what is not answered. */
+  /** Gives up what is not answered, and takes nothing more. */
   abandon(why: HandoverError): void {
     this.#closed ??= why;
+    this.reject(why);
+  }
+
+  /** Gives up what is not answered. */
+  reject(why: HandoverError): void {
     for (const item of this.#items) item.answer.reject(why);
   }
 

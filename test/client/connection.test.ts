@@ -346,7 +346,7 @@ describe("what the server says", () => {
 });
 
 describe("the end", () => {
-  it.each<Transport>(["websocket", "poll"])("[C25] over %s: close waits for what is under way, and then there is nothing more", async (transport) => {
+  it.each<Transport>(["websocket", "sse", "poll"])("[C25] over %s: close waits for what is under way, and then there is nothing more", async (transport) => {
     const { server } = test;
     const work = gate();
     let calls = 0;

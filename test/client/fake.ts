@@ -17,7 +17,8 @@ export interface Hello extends Json {
   readonly window: number;
 }
 export interface Ack extends Json {
-  readonly via: "websocket" | "poll";
+  /** `http`: beside a stream or a poll. */
+  readonly via: "websocket" | "http";
   readonly epoch: string;
   readonly receiver?: string;
   readonly seqs?: number[];
@@ -25,7 +26,7 @@ export interface Ack extends Json {
   readonly nack?: { seq: number; retryAfter: number }[];
 }
 export interface Sending extends Json {
-  readonly via: "websocket" | "poll";
+  readonly via: "websocket" | "http";
   readonly idempotencyKey: string;
   readonly type: string;
 }
@@ -54,6 +55,10 @@ export class FakeServer {
   readonly acks: Ack[] = [];
   readonly sends: Sending[] = [];
   readonly polls: Json[] = [];
+  /** What streams were asked for: the query. */
+  readonly streams: Readonly<Record<string, string>>[] = [];
+  /** Tokens of `auth` frames. */
+  readonly renewals: string[] = [];
   /** Frames with sends, as counted on the wire. */
   sendFrames = 0;
   upgrades = 0;
@@ -63,7 +68,9 @@ export class FakeServer {
   readonly stored = new Map<string, Json>();
   /** `refuse`: 503 to the upgrade; `mute`: opens and never says anything. */
   webSocket: "open" | "refuse" | "mute" = "open";
-  /** Polls are refused by cutting them. */
+  /** `refuse`: 403, as a proxy says it; `mute`: begins and never says anything; `stall`: says `ready`, and then nothing any more. */
+  eventStream: "open" | "refuse" | "mute" | "stall" = "open";
+  /** Polls and streams are refused by cutting them. */
   cutsPolls = false;
   /** A close code for the next hellos, one each. */
   readonly refusals: number[] = [];
@@ -79,6 +86,7 @@ export class FakeServer {
   readonly #webSockets = new WebSocketServer({ noServer: true });
   readonly #sockets = new Map<WebSocket, Hello>();
   readonly #held = new Map<ServerResponse, Json>();
+  readonly #open = new Map<ServerResponse, string>();
   readonly #connections = new Set<Duplex>();
 
   private constructor() {
@@ -117,7 +125,26 @@ export class FakeServer {
     for (const socket of this.#connections) socket.destroy();
     this.#sockets.clear();
     this.#held.clear();
+    this.#open.clear();
     this.heldPolls = 0;
+  }
+
+  get openStreams(): number {
+    return this.#open.size;
+  }
+
+  /** An event to every stream, and its end if asked for. */
+  tell(event: string, data: Json, ends = false): void {
+    for (const response of this.#open.keys()) {
+      response.write(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
+      if (ends) response.end();
+    }
+    if (ends) this.#open.clear();
+  }
+
+  /** As it is, to every stream. */
+  write(text: string): void {
+    for (const response of this.#open.keys()) response.write(text);
   }
 
   closeSockets(code: number, frame?: Json): void {
@@ -169,12 +196,41 @@ export class FakeServer {
   settle(seq: number): void {
     this.entries = this.entries.filter((entry) => entry.seq !== seq);
     this.say({ op: "settled", seqs: [seq] });
+    this.tell("settled", { seqs: [seq] });
   }
 
   #handOut(seqs: readonly number[]): void {
     const deliveries = this.entries.filter((entry) => seqs.includes(entry.seq));
     if (deliveries.length > 0) this.say({ op: "deliver", deliveries });
+    for (const response of this.#open.keys()) this.#stream(response, deliveries);
     for (const [response, poll] of this.#held) this.#answerPoll(response, poll);
+  }
+
+  #stream(response: ServerResponse, deliveries: readonly Entry[]): void {
+    if (this.eventStream !== "stall")
+      response.write(deliveries.map((delivery) => `id: ${this.epoch}:${delivery.seq}\ndata: ${JSON.stringify(delivery)}\n\n`).join(""));
+  }
+
+  #events(query: URLSearchParams, response: ServerResponse): void {
+    const asked = Object.fromEntries(query);
+    this.streams.push(asked);
+    const receiver = asked.receiver ?? "";
+    response.writeHead(200, { "content-type": "text/event-stream" });
+    response.flushHeaders();
+    if (this.eventStream === "mute") return;
+    for (const [other, its] of this.#open) {
+      if (its !== receiver) continue;
+      this.#open.delete(other);
+      other.end(`event: problem\ndata: ${JSON.stringify(problem({ status: 409, code: "replaced", retryable: false }))}\n\n`);
+    }
+    this.#open.set(response, receiver);
+    response.on("close", () => this.#open.delete(response));
+    response.write(`event: ready\nretry: 300\ndata: ${JSON.stringify({ receiver, epoch: this.epoch, head: this.head })}\n\n`);
+    const cursor = asked.epoch === this.epoch ? Number(asked.cursor) : 0;
+    this.#stream(
+      response,
+      this.entries.filter((entry) => entry.seq > cursor),
+    );
   }
 
   #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
@@ -204,6 +260,9 @@ export class FakeServer {
       const cursor = hello.epoch === this.epoch ? hello.cursor : 0;
       const deliveries = this.entries.filter((entry) => entry.seq > cursor);
       if (deliveries.length > 0) socket.send(JSON.stringify({ op: "deliver", deliveries }));
+    } else if (frame.op === "auth") {
+      this.renewals.push(frame.token as string);
+      socket.send(JSON.stringify({ op: "ready", epoch: this.epoch, head: this.head }));
     } else if (frame.op === "ack") {
       const { op: _, ref, ...forms } = frame;
       const ack = { via: "websocket", ...forms } as Ack;
@@ -265,9 +324,10 @@ export class FakeServer {
     const refuse = (fate: Problem) =>
       answer(fate.status, problem(fate), fate.retryAfter === undefined ? {} : { "retry-after": String(fate.retryAfter) });
     if (this.refusedTokens.has(token)) return refuse({ status: 401, code: "token-invalid", retryable: false });
-    switch (request.url) {
+    const { pathname, searchParams } = new URL(request.url ?? "/", this.url);
+    switch (pathname) {
       case "/v1/messages": {
-        const [fate, result] = this.#store({ via: "poll", ...body } as Sending);
+        const [fate, result] = this.#store({ via: "http", ...body } as Sending);
         if (fate === "lose") return void request.socket.destroy();
         if (fate === "mute") return;
         await this.sendGate;
@@ -275,8 +335,9 @@ export class FakeServer {
         return refuse(fate);
       }
       case "/v1/ack": {
-        const ack = { via: "poll", ...body } as Ack;
-        this.acks.push(ack);
+        const ack = { via: "http", ...body } as Ack;
+        const isCheck = !("seqs" in body || "hold" in body || "nack" in body);
+        if (!isCheck) this.acks.push(ack);
         const fate = this.fateOfAck(ack);
         if (fate === "mute") return;
         if (typeof fate === "object") return refuse(fate);
@@ -285,6 +346,10 @@ export class FakeServer {
         await this.ackGate;
         return answer(200, { acked: 1 });
       }
+      case "/v1/events":
+        if (this.cutsPolls) return void request.socket.destroy();
+        if (this.eventStream === "refuse") return void response.writeHead(403).end("This proxy has its rules.");
+        return this.#events(searchParams, response);
       case "/v1/poll":
         return this.#poll(body, request, response, refuse);
       default:

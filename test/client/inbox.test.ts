@@ -6,7 +6,7 @@ import { gate, rig, until } from "./rig.ts";
 const test = rig();
 const seqsOf = (acks: readonly Ack[]) => acks.flatMap((ack) => ack.seqs ?? []);
 
-describe.each<Transport>(["websocket", "poll"])("receiving over %s", (transport) => {
+describe.each<Transport>(["websocket", "sse", "poll"])("receiving over %s", (transport) => {
   const transports = [transport];
 
   it("[C1] acknowledges a message when the promises of all its handlers are resolved, and not before", async () => {
@@ -29,7 +29,7 @@ describe.each<Transport>(["websocket", "poll"])("receiving over %s", (transport)
     expect(seqsOf(server.acks)).toEqual([]);
     second.open();
     await until(() => expect(server.entries.map((entry) => entry.seq)).toEqual([2]));
-    expect(server.acks.at(-1)).toMatchObject({ via: transport, epoch: "e1", seqs: [1] });
+    expect(server.acks.at(-1)).toMatchObject({ via: transport === "websocket" ? transport : "http", epoch: "e1", seqs: [1] });
   });
 
   it("[C2] takes a message back to the mailbox when a handler rejects, for twice as long each time, and tells the developer once", async () => {

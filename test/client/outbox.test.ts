@@ -4,7 +4,7 @@ import { gate, rig, until } from "./rig.ts";
 
 const test = rig();
 
-describe.each<Transport>(["websocket", "poll"])("sending over %s", (transport) => {
+describe.each<Transport>(["websocket", "sse", "poll"])("sending over %s", (transport) => {
   const transports = [transport];
 
   it("[C12] resolves with what the server granted, and sends every field as it was given", async () => {

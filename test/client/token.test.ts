@@ -11,7 +11,7 @@ function jwt(expiresInMs: number): string {
 }
 
 describe("tokens", () => {
-  it.each<Transport>(["websocket", "poll"])(
+  it.each<Transport>(["websocket", "sse", "poll"])(
     "[C19] over %s: a refused token is asked for anew, once, and the connection comes back",
     async (transport) => {
       const { server } = test;
@@ -32,7 +32,7 @@ describe("tokens", () => {
     },
   );
 
-  it.each<readonly [readonly Transport[]]>([[["websocket"]], [["poll"]], [["websocket", "poll"]]])(
+  it.each<readonly [readonly Transport[]]>([[["websocket"]], [["sse"]], [["poll"]], [["websocket", "sse", "poll"]]])(
     "[C19] over %s: a token that is refused again stops it, with the error, and no loop",
     async (transports) => {
       const { server } = test;
