@@ -10,7 +10,7 @@
  * @module
  */
 import { backoffMs, pause } from "./backoff.ts";
-import { asHandoverError, HandoverError, SILENCE } from "./error.ts";
+import { asHandoverError, ENDED, HandoverError, OTHER_USER, SILENCE } from "./error.ts";
 import { type Http, isTokenRefused } from "./http.ts";
 import type { Inbox } from "./inbox.ts";
 import { Listeners, type Report } from "./listeners.ts";
@@ -104,7 +104,7 @@ export class Connection {
 
   async #close(): Promise<void> {
     const { inbox, outbox } = this.#parts;
-    const why = new HandoverError("closed", "This connection was closed.");
+    const why = new HandoverError("closed", ENDED);
     inbox.close();
     const sends = outbox.close(why);
     // Handlers that have just resolved are still acknowledged.
@@ -132,7 +132,7 @@ export class Connection {
 
   /** Tries the transports in order, and stays with the first that gets through. @returns why it ended, or why none did */
   async #attempt(): Promise<HandoverError> {
-    let why = new HandoverError("bad-request", "No transport is chosen; see the option `transports`.");
+    let why = new HandoverError("bad-request", "No transport.");
     const { transports } = this.#parts;
     const { signal } = this.#era;
     const silent: Transport[] = [];
@@ -143,7 +143,7 @@ export class Connection {
         const wire = await this.#open(transport, this.#receiver, signal);
         this.#absences = 0;
         // Another one got through: it was not the network.
-        for (const each of silent) this.#mute.add(each);
+        for (const each of silent) this.#mute.set(each, true);
         return await this.#use(wire, !isFull);
       } catch (error) {
         why = asHandoverError(error);
@@ -179,7 +179,7 @@ export class Connection {
         inbox.acks.use(undefined);
         outbox.use(undefined);
         this.#silences = next.cause === SILENCE ? this.#silences + 1 : 0;
-        if (this.#silences >= MAX_SILENCES) this.#mute.add(wire.transport);
+        if (this.#silences >= MAX_SILENCES) this.#mute.set(wire.transport, true);
         return next;
       }
       wire = next;
@@ -194,8 +194,9 @@ export class Connection {
       await pause(waitMs, over);
       for (const transport of better) {
         const wire = await this.#another(transport, over);
-        if (wire) this.#mute.delete(transport);
-        if (wire) return wire;
+        if (!wire) continue;
+        this.#mute.set(transport, false);
+        return wire;
       }
       if (over.aborted) break;
       // Kept beyond this wire: a better one that falls silent again and again is tried less and less.
@@ -242,7 +243,7 @@ export class Connection {
   changeUser(): void {
     const { inbox, outbox } = this.#parts;
     inbox.forget();
-    outbox.reject(new HandoverError("user-changed", "The user has changed before this was sent."));
+    outbox.reject(new HandoverError("user-changed", OTHER_USER));
     this.#era.abort();
     this.#era = new AbortController();
     this.#wire?.close();
@@ -264,7 +265,7 @@ export class Connection {
 
   /** What the old network swallowed the new one may let through. */
   readonly #networkChanged = (): void => {
-    this.#mute.clear();
+    this.#mute.set(undefined, false);
     this.#probeMs = this.#parts.timing.probeMs;
     this.#nudge();
   };

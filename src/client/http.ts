@@ -3,7 +3,7 @@
  * @module
  */
 import { alarm, onAbort } from "./backoff.ts";
-import { asHandoverError, HandoverError, lost, readProblem, SILENCE } from "./error.ts";
+import { asHandoverError, HandoverError, lost, OTHER_USER, readProblem, SILENCE } from "./error.ts";
 import { parseText } from "./json.ts";
 import type { Token } from "./token.ts";
 
@@ -49,17 +49,11 @@ export class Http {
     const { user } = this.#token;
     const token = await this.#token.get();
     // What one user's page has to say is not said with another's token.
-    if (user !== undefined && user !== this.#token.user) throw new HandoverError("user-changed", "This was another user's.");
+    if (user !== undefined && user !== this.#token.user) throw new HandoverError("user-changed", OTHER_USER);
     const stop = new AbortController();
-    const abort = () => stop.abort();
-    let isSilent = false;
-    const wind = () =>
-      alarm(timeoutMs, () => {
-        isSilent = true;
-        abort();
-      });
+    const wind = () => alarm(timeoutMs, () => stop.abort(SILENCE));
     let unwind = wind();
-    const forget = onAbort(signal, abort);
+    const forget = onAbort(signal, () => stop.abort());
     let response: Response;
     let text = "";
     try {
@@ -83,7 +77,7 @@ export class Http {
       }
       text = await response.text();
     } catch (cause) {
-      throw lost(`${path}: ${isSilent ? "no answer in time" : String(cause)}`, { cause: isSilent ? SILENCE : cause });
+      throw lost(`${path}: ${String(cause)}`, { cause });
     } finally {
       unwind();
       forget();
@@ -91,10 +85,10 @@ export class Http {
     if (response.status === 204) return undefined;
     const answer = parseText(text);
     if (response.ok && answer !== undefined) return answer;
-    const retryAfterMs = readRetryAfter(response.headers.get("retry-after"));
+    const retryAfterMs = 1000 * Number(response.headers.get("retry-after")) || undefined;
     const problem = response.ok ? undefined : readProblem(answer, retryAfterMs);
     if (problem && isTokenRefused(problem)) this.#token.forget(token);
-    throw problem ?? lost(`${path} answered ${response.status} with something that is not of this protocol.`, { status: response.status, retryAfterMs });
+    throw problem ?? lost(`${path}: ${response.status} is not the server's answer.`, { status: response.status, retryAfterMs });
   }
 }
 
@@ -102,9 +96,3 @@ export function isTokenRefused(error: HandoverError): boolean {
   return error.code === "token-invalid" || error.code === "token-expired";
 }
 
-/** The header's seconds or date as ms from now. @see RFC 9110, section 10.2.3 */
-function readRetryAfter(header: string | null): number | undefined {
-  if (!header) return undefined;
-  const waitMs = /^\d+$/.test(header) ? Number(header) * 1000 : Date.parse(header) - Date.now();
-  return Number.isFinite(waitMs) ? Math.max(0, waitMs) : undefined;
-}

@@ -206,7 +206,7 @@ export class Inbox implements Mail {
       if (this.#running.get(key) === inHand) this.#failedBy(inHand, error);
       if (once.length > 0) this.#offer("*");
     };
-    const tooLate = () => failed(new HandoverError("handler-timeout", `A handler of "${message.type}" took longer than ${timeoutMs} ms.`));
+    const tooLate = () => failed(new HandoverError("handler-timeout", `A handler of "${message.type}" took over ${timeoutMs} ms.`));
     const unwatch = timeoutMs > 0 ? alarm(timeoutMs, tooLate) : () => {};
     // The async wrapper turns a throw into a rejection; the handler itself is called at once.
     Promise.all(handlers.map(async ({ handle }) => handle(message as Message<never>))).then(() => {
@@ -223,7 +223,7 @@ export class Inbox implements Mail {
     if (this.#held.has(inHand.key)) return;
     this.#held.set(inHand.key, inHand);
     // An answer that nobody waits for any more, or another tab does, is nothing to mend.
-    if (!type.startsWith(REPLY) && this.#warned.add(type)) this.#warn(`Nothing here handles "${type}": such messages wait for a handler.`);
+    if (!type.startsWith(REPLY) && this.#warned.add(type)) this.#warn(`Nothing handles "${type}" here: it waits.`);
     if (inHand.seq !== undefined) this.acks.add(inHand.seq, "held");
     if (this.#held.size > MAX_HELD) for (const oldest of this.#held.keys()) return void this.#held.delete(oldest);
   }

@@ -14,7 +14,7 @@
 import { alarm, onAbort } from "./backoff.ts";
 import { Connection, type Status } from "./connection.ts";
 import { defer } from "./deferred.ts";
-import { HandoverError } from "./error.ts";
+import { HandoverError, SILENCE } from "./error.ts";
 import { Http } from "./http.ts";
 import { type Handler, Inbox, REPLY, type Settled } from "./inbox.ts";
 import type { Report } from "./listeners.ts";
@@ -77,15 +77,10 @@ class Handover<Messages extends object = Record<string, unknown>> {
 
   constructor(url: string, options: ConnectOptions) {
     const base = new URL(url || "/", globalThis.location?.href).href.replace(/\/+$/, "");
-    const { window = 32, handlerTimeoutMs = 60_000, transports = ["websocket", "sse", "poll"], onError } = options;
-    const report: Report = (error, message) => {
-      try {
-        if (onError) onError(error, message as Message | undefined);
-        else console.error("Handover:", error, ...(message ? ["\nThe message comes again:", message] : []));
-      } catch (thrown) {
-        console.error("Handover: onError failed:", thrown);
-      }
-    };
+    const { window = 32, handlerTimeoutMs = 60_000, transports = ["websocket", "sse", "poll"] } = options;
+    const onError = options.onError ?? ((...what) => console.error("Handover:", ...what));
+    // The async wrapper turns a throw into a rejection; it is called at once.
+    const report: Report = (...what) => void (async () => onError(...(what as [unknown, Message?])))().catch((thrown) => console.error(thrown));
     const warn = options.onWarning ?? ((text: string) => console.warn(`Handover: ${text}`));
     const token = new Token(options.token, () => this.#connection.changeUser());
     this.#timing = { ...TIMING, ...options.timing };
@@ -149,7 +144,7 @@ class Handover<Messages extends object = Record<string, unknown>> {
     // A type of its own: the answer is for this page, and the user's other pages leave it lying.
     const takeAway = [
       this.#inbox.on(REPLY + id, answer.resolve as Handler<never>, true),
-      alarm(timeoutMs, () => answer.reject(new HandoverError("timeout", `There was no answer in ${timeoutMs} ms.`, { retryable: true }))),
+      alarm(timeoutMs, () => answer.reject(new HandoverError("timeout", SILENCE, { retryable: true }))),
       onAbort(signal, () => answer.reject(signal?.reason)),
       () => over.abort(),
     ];
@@ -168,7 +163,7 @@ class Handover<Messages extends object = Record<string, unknown>> {
    */
   async reply(message: Message, data?: unknown, { signal, ...options }: SendOptions = {}): Promise<Sent> {
     const { from, replyto, correlationid, time, expirytime = "" } = message;
-    if (from === undefined || replyto === undefined) throw new HandoverError("bad-request", "This message wants no answer, or its sender has no mailbox.");
+    if (from === undefined || replyto === undefined) throw new HandoverError("bad-request", "This message wants no answer.");
     // Nobody waits for the answer longer than for the question.
     const ttl = Math.ceil((Date.parse(expirytime) - Date.parse(time)) / 1000);
     const answer = { ...(ttl > 0 && { ttl }), ...(correlationid !== undefined && { correlationid }), ...options };

@@ -2,7 +2,7 @@
  * What applications send and receive.
  * @module
  */
-import { HandoverError, lost } from "./error.ts";
+import { garbled, HandoverError } from "./error.ts";
 import { isRecord } from "./json.ts";
 import { randomId } from "./random.ts";
 
@@ -85,11 +85,11 @@ export function readMessage(event: unknown, deliveryCount: unknown): Message | u
   return { ...event, from, deliveryCount: typeof deliveryCount === "number" ? deliveryCount : 1 } as unknown as Message;
 }
 
-/** Reads the body of a 201; undefined when it is none. */
-export function readSent(value: unknown): Sent | undefined {
-  if (!isRecord(value) || typeof value.id !== "string") return undefined;
-  const { id, time, ttl, recipients, refused } = value as unknown as Sent;
-  return refused ? { id, time, ttl, recipients, refused } : { id, time, ttl, recipients };
+/** Reads the body of a 201, or a result of a frame. @throws HandoverError connection-lost, when it is none */
+export function readSent(value: unknown): Sent {
+  if (!isRecord(value) || typeof value.id !== "string") throw garbled("send");
+  const { ref: _ref, status: _status, ...sent } = value;
+  return sent as unknown as Sent;
 }
 
 /**
@@ -100,7 +100,7 @@ export function writeMessage(to: string | Address, type: string, data: unknown, 
   try {
     return JSON.stringify({ to: typeof to === "string" ? { user: to } : to, type, data, idempotencyKey: randomId(), ...options });
   } catch (cause) {
-    throw new HandoverError("bad-request", `The data cannot be written as JSON: ${String(cause)}`, { cause });
+    throw new HandoverError("bad-request", `No JSON: ${String(cause)}`, { cause });
   }
 }
 
@@ -109,6 +109,6 @@ export const statePath = (id: string): string => `/v1/messages/${encodeURICompon
 
 /** Reads a message's state. @throws HandoverError connection-lost, when it is none */
 export function readState(state: unknown): MessageState {
-  if (!isRecord(state) || !Array.isArray(state.recipients)) throw lost("The message's state could not be understood.");
+  if (!isRecord(state) || !Array.isArray(state.recipients)) throw garbled("state");
   return state as unknown as MessageState;
 }

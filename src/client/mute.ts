@@ -6,45 +6,35 @@ import type { Transport } from "./wire.ts";
 
 export class Mute {
   readonly #key: string;
-  readonly #transports: Set<string>;
+  #transports: readonly string[];
 
   /** @param base  the server's address */
   constructor(base: string) {
     this.#key = `handover.mute ${base}`;
-    let kept = "";
-    try {
-      kept = sessionStorage.getItem(this.#key) ?? "";
-    } catch {
-      // Not in a page, or in one that may store nothing.
-    }
-    this.#transports = new Set(kept.split(" "));
+    this.#transports = this.#keep()?.split(" ") ?? [];
   }
 
   /** The transports in their order, those that are swallowed at the end. */
   last(transports: readonly Transport[]): Transport[] {
-    const isMute = (transport: Transport) => this.#transports.has(transport);
-    return [...transports.filter((each) => !isMute(each)), ...transports.filter(isMute)];
+    const isMute = (transport: Transport) => Number(this.#transports.includes(transport));
+    return [...transports].sort((one, other) => isMute(one) - isMute(other));
   }
 
-  add(transport: Transport): void {
-    this.#transports.add(transport);
-    this.#keep();
+  /** @param transport  undefined: every one */
+  set(transport: Transport | undefined, isMute: boolean): void {
+    const others = this.#transports.filter((each) => transport !== undefined && each !== transport);
+    this.#transports = isMute && transport !== undefined ? [...others, transport] : others;
+    this.#keep(this.#transports.join(" "));
   }
 
-  delete(transport: Transport): void {
-    if (this.#transports.delete(transport)) this.#keep();
-  }
-
-  clear(): void {
-    this.#transports.clear();
-    this.#keep();
-  }
-
-  #keep(): void {
+  /** @returns what was kept */
+  #keep(text?: string): string | null {
     try {
-      sessionStorage.setItem(this.#key, [...this.#transports].join(" "));
+      if (text !== undefined) sessionStorage.setItem(this.#key, text);
+      return sessionStorage.getItem(this.#key);
     } catch {
-      // As above.
+      // Not in a page, or in one that may store nothing.
+      return null;
     }
   }
 }

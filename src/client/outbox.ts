@@ -38,7 +38,7 @@ export class Outbox {
     if (this.#closed) throw this.#closed;
     const limit = this.#wire ? MAX_ONLINE : MAX_OFFLINE;
     if (this.#items.size >= limit)
-      throw new HandoverError("outbox-full", `${limit} messages are waiting to be sent; send more when some are accepted.`, { retryable: true });
+      throw new HandoverError("outbox-full", `${limit} sends are unanswered.`, { retryable: true });
     const item: Item = { text, answer: defer(), isReady: true, tries: 0, timer: undefined };
     const abort = () => item.answer.reject(signal?.reason);
     this.#items.add(item);

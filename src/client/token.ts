@@ -2,6 +2,7 @@
  * The token: asked for when needed, kept while it is good, replaced before it ends.
  * @module
  */
+import { pause } from "./backoff.ts";
 import { HandoverError } from "./error.ts";
 import { isRecord, parseText } from "./json.ts";
 
@@ -75,18 +76,15 @@ export class Token {
   }
 
   async #ask(): Promise<string> {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<never>((_resolve, reject) => {
-      timer = setTimeout(() => reject(`no answer in ${ANSWER_MS / 1000} s`), ANSWER_MS);
-    });
+    const over = new AbortController();
     try {
-      const token: unknown = await Promise.race([this.#source(), late]);
-      if (typeof token !== "string" || token === "") throw "it gave no text";
+      const token: unknown = await Promise.race([this.#source(), pause(ANSWER_MS, over.signal)]);
+      if (typeof token !== "string" || token === "") throw "no text, or not in time";
       return token;
     } catch (cause) {
-      throw new HandoverError("token-failed", `The application's token() failed: ${String(cause)}`, { retryable: true, cause });
+      throw new HandoverError("token-failed", `token() failed: ${String(cause)}`, { retryable: true, cause });
     } finally {
-      clearTimeout(timer);
+      over.abort();
     }
   }
 }

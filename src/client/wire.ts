@@ -3,7 +3,7 @@
  * @module
  */
 import type { AckForms } from "../protocol.ts";
-import { onAbort } from "./backoff.ts";
+import { onAbort, pause } from "./backoff.ts";
 import { HandoverError, lost, SILENCE } from "./error.ts";
 import type { Http } from "./http.ts";
 import { isSeq } from "./json.ts";
@@ -112,21 +112,18 @@ export type Open = (opening: Opening) => Promise<Wire>;
  * @throws HandoverError why it is not
  */
 export async function opened(wire: Wire, ready: Promise<unknown>, { signal, timing }: Opening, withinMs = timing.openMs): Promise<Wire> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const giveUp = () => wire.close();
-  const late = new Promise<HandoverError>((resolve) => {
-    timer = setTimeout(() => resolve(lost(`The ${wire.transport} is not ready in time.`, { cause: SILENCE })), withinMs);
-  });
-  const forget = onAbort(signal, giveUp);
+  const over = new AbortController();
+  const forget = onAbort(signal, () => wire.close());
+  const late = pause(withinMs, over.signal).then(() => lost(`${wire.transport}: ${SILENCE}`, { cause: SILENCE }));
   try {
     const why = await Promise.race([ready, wire.ended, late]);
     if (why instanceof HandoverError) throw why;
     return wire;
   } catch (error) {
-    giveUp();
+    wire.close();
     throw error;
   } finally {
-    clearTimeout(timer);
+    over.abort();
     forget();
   }
 }

@@ -16,22 +16,27 @@ describe("transports", () => {
     expect(new Set(server.hellos.map((hello) => hello.receiver)).size).toBe(2);
   });
 
-  it("[C16] falls back to long polling at once when WebSocket is refused", async () => {
+  it("[C16] falls back to server-sent events when WebSocket is refused, and to long polling when both are", async () => {
     test.server.webSocket = "refuse";
+    const streaming = test.connect({ timing: { openMs: 60_000, probeMs: 60_000 } });
+    await until(() => expect(streaming.status).toEqual({ state: "online", transport: "sse" }));
+    test.statuses.length = 0;
+    test.server.eventStream = "refuse";
     const handover = test.connect({ timing: { openMs: 60_000, probeMs: 60_000 } });
     await until(() => expect(handover.status).toEqual({ state: "online", transport: "poll" }));
     expect(test.statuses.map((status) => status.state)).toEqual(["online"]);
   });
 
-  it("[C16] falls back to long polling when a WebSocket opens and nothing comes through it", async () => {
+  it("[C16] falls back to long polling when a WebSocket and a stream open and nothing comes through them", async () => {
     test.server.webSocket = "mute";
+    test.server.eventStream = "mute";
     const handover = test.connect({ timing: { openMs: 50, probeMs: 60_000 } });
     await until(() => expect(handover.status).toEqual({ state: "online", transport: "poll" }));
   });
 
   it("[C17] comes back to WebSocket when it gets through, without loss or repeats", async () => {
     const { server } = test;
-    server.webSocket = "refuse";
+    server.webSocket = server.eventStream = "refuse";
     const got: unknown[] = [];
     const handover = test.connect({ timing: { probeMs: 50, probeMaxMs: 100 } });
     handover.on("order", (message) => got.push(message.data));
@@ -59,7 +64,7 @@ describe("transports", () => {
 
   it("[C17] keeps polling while a WebSocket that it tries stays mute", async () => {
     const { server } = test;
-    server.webSocket = "refuse";
+    server.webSocket = server.eventStream = "refuse";
     const got: unknown[] = [];
     const handover = test.connect({ timing: { openMs: 300, probeMs: 20, probeMaxMs: 20, pollWaitMs: 60_000 } });
     handover.on("order", (message) => got.push(message.data));
@@ -359,6 +364,7 @@ describe("the end", () => {
     server.put("order", 1);
     server.put("hung", 2);
     await until(() => expect(calls).toBe(1));
+    await until(() => expect(handover.status.state).toBe("online"));
     const sending = handover.send("bob", "echo");
     work.open();
     await work.opened;
@@ -368,13 +374,13 @@ describe("the end", () => {
     expect(await sending).toMatchObject({ id: "s1" });
     expect(server.entries.map((entry) => entry.event.type)).toEqual(["hung"]);
     expect(handover.status).toEqual({ state: "closed" });
-    await until(() => expect(server.openSockets + server.heldPolls).toBe(0));
-    const said = server.hellos.length + server.polls.length;
+    await until(() => expect(server.openSockets + server.openStreams + server.heldPolls).toBe(0));
+    const said = server.asked.length;
     server.put("order", 3);
     await expect(handover.send("bob", "echo")).rejects.toMatchObject({ code: "closed" });
     await until(() => expect(server.head).toBe(3));
     expect(calls).toBe(1);
-    expect(server.hellos.length + server.polls.length).toBe(said);
+    expect(server.asked.length).toBe(said);
     expect(test.statuses.at(-1)).toEqual({ state: "closed" });
   });
 

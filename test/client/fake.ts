@@ -45,6 +45,17 @@ export interface Problem {
   readonly detail?: string;
 }
 
+/** What a server gives as the reason of a close: the error's code. */
+const NAMES: Readonly<Record<number, string>> = {
+  4400: "bad-request",
+  4401: "token-invalid",
+  4403: "forbidden",
+  4409: "replaced",
+  4410: "session-ended",
+  4413: "too-large",
+  4503: "draining",
+};
+
 const problem = ({ retryAfter: _, ...rest }: Problem) => ({ type: `urn:handover:error:${rest.code}`, title: rest.code, detail: rest.code, ...rest });
 
 export class FakeServer {
@@ -56,7 +67,9 @@ export class FakeServer {
   readonly sends: Sending[] = [];
   readonly polls: Json[] = [];
   /** What streams were asked for: the query. */
-  readonly streams: Readonly<Record<string, string>>[] = [];
+  readonly streams: Json[] = [];
+  /** Whoever wanted to receive, by whatever transport, in their order. */
+  readonly asked: Json[] = [];
   /** Tokens of `auth` frames. */
   readonly renewals: string[] = [];
   /** Frames with sends, as counted on the wire. */
@@ -72,6 +85,8 @@ export class FakeServer {
   eventStream: "open" | "refuse" | "mute" | "stall" = "open";
   /** Polls and streams are refused by cutting them. */
   cutsPolls = false;
+  /** Requests with acknowledgements and sends get lost on their way to the server. */
+  swallows = false;
   /** A close code for the next hellos, one each. */
   readonly refusals: number[] = [];
   readonly refusedTokens = new Set<string>();
@@ -87,6 +102,7 @@ export class FakeServer {
   readonly #sockets = new Map<WebSocket, Hello>();
   readonly #held = new Map<ServerResponse, Json>();
   readonly #open = new Map<ServerResponse, string>();
+  readonly #stalled = new WeakSet<WebSocket>();
   readonly #connections = new Set<Duplex>();
 
   private constructor() {
@@ -144,13 +160,23 @@ export class FakeServer {
 
   /** As it is, to every stream. */
   write(text: string): void {
-    for (const response of this.#open.keys()) response.write(text);
+    this.writeBytes(Buffer.from(text));
+  }
+
+  writeBytes(bytes: Buffer): void {
+    for (const response of this.#open.keys()) response.write(bytes);
+  }
+
+  /** From now on nothing passes on the WebSockets that are open, in either direction. */
+  stallSockets(): void {
+    for (const socket of this.#sockets.keys()) this.#stalled.add(socket);
+    this.#sockets.clear();
   }
 
   closeSockets(code: number, frame?: Json): void {
     for (const socket of this.#sockets.keys()) {
       if (frame) socket.send(JSON.stringify(frame));
-      socket.close(code);
+      socket.close(code, NAMES[code]);
     }
     this.#sockets.clear();
   }
@@ -212,9 +238,11 @@ export class FakeServer {
   }
 
   #events(query: URLSearchParams, response: ServerResponse): void {
-    const asked = Object.fromEntries(query);
+    const receiver = query.get("receiver") ?? "";
+    const epoch = query.get("epoch");
+    const asked = { receiver, ...(epoch !== null && { epoch }), cursor: Number(query.get("cursor")), window: Number(query.get("window")) };
     this.streams.push(asked);
-    const receiver = asked.receiver ?? "";
+    this.asked.push(asked);
     response.writeHead(200, { "content-type": "text/event-stream" });
     response.flushHeaders();
     if (this.eventStream === "mute") return;
@@ -226,7 +254,7 @@ export class FakeServer {
     this.#open.set(response, receiver);
     response.on("close", () => this.#open.delete(response));
     response.write(`event: ready\nretry: 300\ndata: ${JSON.stringify({ receiver, epoch: this.epoch, head: this.head })}\n\n`);
-    const cursor = asked.epoch === this.epoch ? Number(asked.cursor) : 0;
+    const cursor = epoch === this.epoch ? asked.cursor : 0;
     this.#stream(
       response,
       this.entries.filter((entry) => entry.seq > cursor),
@@ -244,16 +272,18 @@ export class FakeServer {
   }
 
   #frame(socket: WebSocket, frame: Json): void {
+    if (this.#stalled.has(socket)) return;
     if (frame.op === "hello") {
       const hello = frame as Hello;
       this.hellos.push(hello);
+      this.asked.push(hello);
       if (this.webSocket === "mute") return;
       const refusal = this.refusedTokens.has(hello.token) ? 4401 : this.refusals.shift();
       if (refusal) {
-        socket.close(refusal);
+        socket.close(refusal, NAMES[refusal]);
         return;
       }
-      for (const [other, its] of this.#sockets) if (its.receiver === hello.receiver) other.close(4409);
+      for (const [other, its] of this.#sockets) if (its.receiver === hello.receiver) other.close(4409, NAMES[4409]);
       for (const [response, poll] of this.#held) if (poll.receiver === hello.receiver) this.#finishPoll(response, 204);
       this.#sockets.set(socket, hello);
       socket.send(JSON.stringify({ op: "ready", receiver: hello.receiver, epoch: this.epoch, head: this.head }));
@@ -325,6 +355,7 @@ export class FakeServer {
       answer(fate.status, problem(fate), fate.retryAfter === undefined ? {} : { "retry-after": String(fate.retryAfter) });
     if (this.refusedTokens.has(token)) return refuse({ status: 401, code: "token-invalid", retryable: false });
     const { pathname, searchParams } = new URL(request.url ?? "/", this.url);
+    if (this.swallows && ["/v1/ack", "/v1/messages"].includes(pathname)) return;
     switch (pathname) {
       case "/v1/messages": {
         const [fate, result] = this.#store({ via: "http", ...body } as Sending);
@@ -338,7 +369,7 @@ export class FakeServer {
         const ack = { via: "http", ...body } as Ack;
         const isCheck = !("seqs" in body || "hold" in body || "nack" in body);
         if (!isCheck) this.acks.push(ack);
-        const fate = this.fateOfAck(ack);
+        const fate = isCheck ? "answer" : this.fateOfAck(ack);
         if (fate === "mute") return;
         if (typeof fate === "object") return refuse(fate);
         this.#settle(ack);
@@ -360,6 +391,7 @@ export class FakeServer {
 
   #poll(poll: Json, request: IncomingMessage, response: ServerResponse, refuse: (fate: Problem) => void): void {
     this.polls.push(poll);
+    this.asked.push(poll);
     if (this.cutsPolls) return void request.socket.destroy();
     const fate = this.fateOfPoll(poll);
     if (fate === "empty") return void response.writeHead(204).end();
@@ -368,7 +400,7 @@ export class FakeServer {
       return;
     }
     for (const [older, its] of this.#held) if (its.receiver === poll.receiver) this.#finishPoll(older, 204);
-    for (const [socket, its] of this.#sockets) if (its.receiver === poll.receiver) socket.close(4409);
+    for (const [socket, its] of this.#sockets) if (its.receiver === poll.receiver) socket.close(4409, NAMES[4409]);
     if (fate === "lose") return void request.socket.destroy();
     this.#held.set(response, poll);
     this.heldPolls++;

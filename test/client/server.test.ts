@@ -207,7 +207,7 @@ it("[C17] with the real server: changes from polling to WebSocket in the middle 
   const sender = open(ann);
   await until(() => expect(sender.status.transport).toBe("websocket"));
   vi.stubGlobal("WebSocket", undefined);
-  const receiver = open(bob, { timing: { probeMs: 50, probeMaxMs: 50 } });
+  const receiver = open(bob, { transports: ["websocket", "poll"], timing: { probeMs: 50, probeMaxMs: 50 } });
   const got: unknown[] = [];
   receiver.on("order", (message) => got.push(message.data));
   await until(() => expect(receiver.status.transport).toBe("poll"));

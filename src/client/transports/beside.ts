@@ -5,7 +5,7 @@
  */
 import type { AckForms } from "../../protocol.ts";
 import { defer } from "../deferred.ts";
-import { asHandoverError, type HandoverError, lost, SILENCE } from "../error.ts";
+import { asHandoverError, ENDED, type HandoverError, lost, SILENCE } from "../error.ts";
 import { readSent, type Sent } from "../message.ts";
 import type { Opening, Transport, Wire } from "../wire.ts";
 
@@ -43,10 +43,8 @@ export abstract class BesideWire implements Wire {
   send(text: string): Promise<Sent> {
     const sending = this.#lastSend.then(async () => {
       // The connection changed while this one waited its turn: the new wire sends it.
-      if (this.signal.aborted) throw lost("This connection has ended.");
-      const sent = readSent(await this.#post("/v1/messages", text));
-      if (!sent) throw lost("The answer to a send could not be understood.");
-      return sent;
+      if (this.signal.aborted) throw lost(ENDED);
+      return readSent(await this.#post("/v1/messages", text));
     });
     this.#lastSend = sending.catch(() => {});
     return sending;
@@ -58,7 +56,7 @@ export abstract class BesideWire implements Wire {
   abstract renew(token: string): boolean;
 
   close(): void {
-    this.over(lost("The connection was ended by this side."));
+    this.over(lost(ENDED));
   }
 
   protected over(why: HandoverError): void {

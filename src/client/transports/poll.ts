@@ -3,7 +3,7 @@
  * @module
  */
 import { backoffMs, pause } from "../backoff.ts";
-import { asHandoverError, lost } from "../error.ts";
+import { asHandoverError, ENDED, garbled, lost } from "../error.ts";
 import { isRecord, listOf } from "../json.ts";
 import { type Opening, opened, type Wire } from "../wire.ts";
 import { BesideWire } from "./beside.ts";
@@ -55,10 +55,9 @@ class PollWire extends BesideWire {
     const { epoch, cursor, window } = mail.position();
     const body = JSON.stringify({ receiver, epoch, cursor, max: Math.min(room, window, MAX_DELIVERIES), wait: waitMs / 1000 });
     const answer = await http.request("/v1/poll", { body, timeoutMs: waitMs + timing.answerMs, signal: this.signal });
-    if (this.signal.aborted) throw lost("Long polling was ended while an answer came in; it comes again.");
+    if (this.signal.aborted) throw lost(ENDED);
     if (answer === undefined) return false;
-    if (!isRecord(answer) || typeof answer.epoch !== "string" || typeof answer.head !== "number")
-      throw lost("The answer to a poll could not be understood.");
+    if (!isRecord(answer) || typeof answer.epoch !== "string" || typeof answer.head !== "number") throw garbled("poll");
     mail.begin(answer.epoch, answer.head);
     mail.deliver(answer.deliveries);
     for (const gap of listOf(answer.gaps)) if (isRecord(gap)) mail.advance(gap.to);

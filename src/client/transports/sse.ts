@@ -3,7 +3,7 @@
  * EventSource: that one can carry no token, only a cookie, tells nothing of why it was refused, and is not in Node. @see PROTOCOL.md, "Receiving"
  * @module
  */
-import { asHandoverError, type HandoverError, lost, readProblem } from "../error.ts";
+import { asHandoverError, ENDED, type HandoverError, lost, readProblem } from "../error.ts";
 import { isRecord, parseText } from "../json.ts";
 import { afterDrain, type Opening, opened, take, type Wire } from "../wire.ts";
 import { BesideWire } from "./beside.ts";
@@ -41,7 +41,7 @@ class EventsWire extends BesideWire {
       // A comment comes every 15 s at least.
       const options = { timeoutMs: timing.quietMs + timing.answerMs, signal: this.signal, read: (text: string) => this.#read(text, ready) };
       await http.request(`/v1/events?${query}`, options);
-      why = lost("The stream has ended.");
+      why = lost(ENDED);
     } catch (error) {
       why = asHandoverError(error);
     }

@@ -5,7 +5,7 @@
 import type { AckForms } from "../../protocol.ts";
 import { alarm } from "../backoff.ts";
 import { type Deferred, defer } from "../deferred.ts";
-import { asHandoverError, HandoverError, lost, readClose, readProblem, SILENCE } from "../error.ts";
+import { asHandoverError, ENDED, garbled, HandoverError, lost, readClose, readProblem, SILENCE } from "../error.ts";
 import { isTokenRefused } from "../http.ts";
 import { isRecord, listOf, parseText } from "../json.ts";
 import { readSent, type Sent } from "../message.ts";
@@ -13,11 +13,9 @@ import { isSameSession } from "../token.ts";
 import { afterDrain, type Opening, opened, take, type Wire } from "../wire.ts";
 
 const SUBPROTOCOL = "handover.v1.json";
-const MAX_FRAME_BYTES = 1_048_576;
 const MAX_MESSAGES = 100;
-/** Room for the frame around the messages, and for a ref and a comma each. */
-const FRAME_SPARE_BYTES = 64;
-const MESSAGE_SPARE_BYTES = 32;
+/** A character is at most 3 bytes: so a frame is below 1 MiB, and a message that does not fit is one that no server takes, above 256 KiB. */
+const MAX_CHARACTERS = 349_000;
 
 /** Opens a WebSocket and says hello; resolves at `ready`. @see {@link Open} for errors */
 export async function openWebSocket(opening: Opening): Promise<Wire> {
@@ -37,7 +35,8 @@ class WebSocketWire implements Wire {
   /** Who waits for the answer to which ref. */
   readonly #answers = new Map<number, Deferred<unknown>>();
   /** Messages of this turn, to share a frame. */
-  #outgoing: { readonly text: string; readonly bytes: number }[] = [];
+  #outgoing: string[] = [];
+  #outgoingLength = 0;
   #lastRef = 0;
   #token: string;
   #problem: HandoverError | undefined;
@@ -73,15 +72,14 @@ class WebSocketWire implements Wire {
   }
 
   async send(text: string): Promise<Sent> {
-    const bytes = new TextEncoder().encode(text).length + MESSAGE_SPARE_BYTES;
-    if (bytes + FRAME_SPARE_BYTES > MAX_FRAME_BYTES)
-      throw new HandoverError("too-large", "A message of more than 1 MiB cannot be sent.", { status: 413 });
     const ref = ++this.#lastRef;
+    const message = `{"ref":${ref},${text.slice(1)}`;
+    if (message.length > MAX_CHARACTERS) throw new HandoverError("too-large", "A message has at most 256 KiB.", { status: 413 });
     const answer = this.#expect(ref);
-    if (this.#outgoing.push({ text: `{"ref":${ref},${text.slice(1)}`, bytes }) === 1) queueMicrotask(() => this.#flush());
-    const sent = readSent(await answer);
-    if (!sent) throw lost("The answer to a send could not be understood.");
-    return sent;
+    if (this.#outgoing.length === MAX_MESSAGES || this.#outgoingLength + message.length > MAX_CHARACTERS) this.#flush();
+    if (this.#outgoing.push(message) === 1) queueMicrotask(() => this.#flush());
+    this.#outgoingLength += message.length + 1;
+    return readSent(await answer);
   }
 
   /** An acknowledgement of nothing is the one question that every server answers: a page cannot see pings. */
@@ -97,28 +95,13 @@ class WebSocketWire implements Wire {
   }
 
   close(): void {
-    this.#over(lost("The connection was ended by this side."));
+    this.#over(lost(ENDED));
   }
 
   #flush(): void {
-    const messages = this.#outgoing;
+    if (this.#outgoing[0]) this.#writeText(`{"op":"send","messages":[${this.#outgoing}]}`);
     this.#outgoing = [];
-    let frame: string[] = [];
-    let frameBytes = FRAME_SPARE_BYTES;
-    for (const { text, bytes } of messages) {
-      if (frame.length === MAX_MESSAGES || frameBytes + bytes > MAX_FRAME_BYTES) {
-        this.#writeMessages(frame);
-        frame = [];
-        frameBytes = FRAME_SPARE_BYTES;
-      }
-      frame.push(text);
-      frameBytes += bytes;
-    }
-    this.#writeMessages(frame);
-  }
-
-  #writeMessages(messages: readonly string[]): void {
-    this.#writeText(`{"op":"send","messages":[${messages.join(",")}]}`);
+    this.#outgoingLength = 0;
   }
 
   #write(frame: object): void {
@@ -135,7 +118,7 @@ class WebSocketWire implements Wire {
   }
 
   #expect(ref: number): Promise<unknown> {
-    if (this.#isOver) return Promise.reject(lost("The WebSocket is closed."));
+    if (this.#isOver) return Promise.reject(lost(ENDED));
     const answer = defer<unknown>();
     // The first question starts the watch; what comes in winds it again.
     if (this.#answers.size === 0) this.#watchFor(this.#opening.timing.answerMs, this.#noAnswer);
@@ -147,7 +130,7 @@ class WebSocketWire implements Wire {
     if (this.#isOver) return;
     const frame = parseText(data);
     if (!isRecord(frame)) {
-      this.#over(lost("The server sent something that is not a frame of this protocol."));
+      this.#over(garbled("frame"));
       return;
     }
     const { mail } = this.#opening;
@@ -184,7 +167,7 @@ class WebSocketWire implements Wire {
 
   #readProblem(value: Record<string, unknown>): HandoverError {
     const retryAfterMs = typeof value.retryAfter === "number" ? value.retryAfter * 1000 : undefined;
-    return readProblem(value, retryAfterMs) ?? lost("The server refused something with an answer that could not be understood.");
+    return readProblem(value, retryAfterMs) ?? garbled("problem");
   }
 
   /** The one who waits for this ref, who then waits no longer. */
@@ -195,7 +178,7 @@ class WebSocketWire implements Wire {
     return answer;
   }
 
-  readonly #noAnswer = (): void => this.#over(lost("The server does not answer on the WebSocket.", { cause: SILENCE }));
+  readonly #noAnswer = (): void => this.#over(lost(SILENCE, { cause: SILENCE }));
 
   #watchFor(waitMs: number, then: () => void): void {
     this.#unwatch();
