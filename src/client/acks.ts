@@ -100,7 +100,8 @@ function write(batch: readonly [number, Verdict][]): AckForms {
   const forms: { seqs?: unknown[]; hold?: unknown[]; nack?: unknown[] } = {};
   for (const [seq, verdict] of batch) {
     const form = verdict === "acked" ? "seqs" : verdict === "held" ? "hold" : "nack";
-    (forms[form] ??= []).push(form === "nack" ? { seq, ...(verdict as object) } : seq);
+    forms[form] ??= [];
+    forms[form].push(form === "nack" ? { seq, ...(verdict as object) } : seq);
   }
   return forms as AckForms;
 }

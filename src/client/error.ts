@@ -25,7 +25,11 @@ export class HandoverError extends Error {
   /** Earliest sensible time for another try, in ms, when the server named one. */
   readonly retryAfterMs: number | undefined;
 
-  constructor(code: ClientErrorCode, detail: string, options: ErrorOptions & Partial<Pick<HandoverError, "status" | "retryable" | "retryAfterMs">> = {}) {
+  constructor(
+    code: ClientErrorCode,
+    detail: string,
+    options: ErrorOptions & Partial<Pick<HandoverError, "status" | "retryable" | "retryAfterMs">> = {},
+  ) {
     super(`${detail} [${code}]`, options);
     this.code = code;
     this.detail = detail;

@@ -95,4 +95,3 @@ export class Http {
 export function isTokenRefused(error: HandoverError): boolean {
   return error.code === "token-invalid" || error.code === "token-expired";
 }
-

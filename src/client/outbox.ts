@@ -37,8 +37,7 @@ export class Outbox {
     if (signal?.aborted) throw signal.reason;
     if (this.#closed) throw this.#closed;
     const limit = this.#wire ? MAX_ONLINE : MAX_OFFLINE;
-    if (this.#items.size >= limit)
-      throw new HandoverError("outbox-full", `${limit} sends are unanswered.`, { retryable: true });
+    if (this.#items.size >= limit) throw new HandoverError("outbox-full", `${limit} sends are unanswered.`, { retryable: true });
     const item: Item = { text, answer: defer(), isReady: true, tries: 0, timer: undefined };
     const abort = () => item.answer.reject(signal?.reason);
     this.#items.add(item);

@@ -351,38 +351,41 @@ describe("what the server says", () => {
 });
 
 describe("the end", () => {
-  it.each<Transport>(["websocket", "sse", "poll"])("[C25] over %s: close waits for what is under way, and then there is nothing more", async (transport) => {
-    const { server } = test;
-    const work = gate();
-    let calls = 0;
-    const handover = test.connect({ transports: [transport] });
-    handover.on("order", () => {
-      calls++;
-      return work.opened;
-    });
-    handover.on("hung", () => new Promise(() => {}));
-    server.put("order", 1);
-    server.put("hung", 2);
-    await until(() => expect(calls).toBe(1));
-    await until(() => expect(handover.status.state).toBe("online"));
-    const sending = handover.send("bob", "echo");
-    work.open();
-    await work.opened;
-    const startedAt = performance.now();
-    await Promise.all([handover.close(), handover.close()]);
-    expect(performance.now() - startedAt).toBeLessThan(4_000);
-    expect(await sending).toMatchObject({ id: "s1" });
-    expect(server.entries.map((entry) => entry.event.type)).toEqual(["hung"]);
-    expect(handover.status).toEqual({ state: "closed" });
-    await until(() => expect(server.openSockets + server.openStreams + server.heldPolls).toBe(0));
-    const said = server.asked.length;
-    server.put("order", 3);
-    await expect(handover.send("bob", "echo")).rejects.toMatchObject({ code: "closed" });
-    await until(() => expect(server.head).toBe(3));
-    expect(calls).toBe(1);
-    expect(server.asked.length).toBe(said);
-    expect(test.statuses.at(-1)).toEqual({ state: "closed" });
-  });
+  it.each<Transport>(["websocket", "sse", "poll"])(
+    "[C25] over %s: close waits for what is under way, and then there is nothing more",
+    async (transport) => {
+      const { server } = test;
+      const work = gate();
+      let calls = 0;
+      const handover = test.connect({ transports: [transport] });
+      handover.on("order", () => {
+        calls++;
+        return work.opened;
+      });
+      handover.on("hung", () => new Promise(() => {}));
+      server.put("order", 1);
+      server.put("hung", 2);
+      await until(() => expect(calls).toBe(1));
+      await until(() => expect(handover.status.state).toBe("online"));
+      const sending = handover.send("bob", "echo");
+      work.open();
+      await work.opened;
+      const startedAt = performance.now();
+      await Promise.all([handover.close(), handover.close()]);
+      expect(performance.now() - startedAt).toBeLessThan(4_000);
+      expect(await sending).toMatchObject({ id: "s1" });
+      expect(server.entries.map((entry) => entry.event.type)).toEqual(["hung"]);
+      expect(handover.status).toEqual({ state: "closed" });
+      await until(() => expect(server.openSockets + server.openStreams + server.heldPolls).toBe(0));
+      const said = server.asked.length;
+      server.put("order", 3);
+      await expect(handover.send("bob", "echo")).rejects.toMatchObject({ code: "closed" });
+      await until(() => expect(server.head).toBe(3));
+      expect(calls).toBe(1);
+      expect(server.asked.length).toBe(said);
+      expect(test.statuses.at(-1)).toEqual({ state: "closed" });
+    },
+  );
 
   it("[C25] close waits for a send, and passes on the acknowledgements that wait for one under way", async () => {
     const { server } = test;

@@ -85,6 +85,8 @@ export class FakeServer {
   eventStream: "open" | "refuse" | "mute" | "stall" = "open";
   /** Polls and streams are refused by cutting them. */
   cutsPolls = false;
+  /** Whether what is stored comes back as mail, from `ann`. */
+  delivers = false;
   /** Requests with acknowledgements and sends get lost on their way to the server. */
   swallows = false;
   /** A close code for the next hellos, one each. */
@@ -326,6 +328,10 @@ export class FakeServer {
     const fate = this.fateOfSend(sending);
     if (typeof fate === "object") return [fate, { ...problem(fate), ...(fate.retryAfter !== undefined && { retryAfter: fate.retryAfter }) }];
     const { via: _, ...message } = sending;
+    if (this.delivers && !this.stored.has(sending.idempotencyKey)) {
+      const { to: _to, idempotencyKey: _key, type, data, ...event } = message as Json;
+      this.put(type as string, data, event);
+    }
     this.stored.set(sending.idempotencyKey, message);
     const id = `s${[...this.stored.keys()].indexOf(sending.idempotencyKey) + 1}`;
     return [fate, { status: 201, id, time: "2030-01-01T00:00:00Z", ttl: 60, recipients: ["bob"] }];

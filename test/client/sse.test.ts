@@ -12,7 +12,7 @@ const numbers = (count: number) => Array.from({ length: count }, (_, index) => i
 describe("a stream", () => {
   const transports: readonly Transport[] = ["sse"];
 
-  it("[C31] is ready when mail comes down and what goes up is answered; until then the next transport is tried", async () => {
+  it("[C51] is ready when mail comes down and what goes up is answered; until then the next transport is tried", async () => {
     const { server } = test;
     server.swallows = true;
     const handover = test.connect({ transports: ["sse", "poll"], timing: { openMs: 100, answerMs: 60_000, probeMs: 60_000 } });
@@ -20,7 +20,7 @@ describe("a stream", () => {
     expect(server.streams).toHaveLength(1);
   });
 
-  it("[C31] its events are understood however they are cut, and one that was cut short comes again", async () => {
+  it("[C51] its events are understood however they are cut, and one that was cut short comes again", async () => {
     const { server } = test;
     const got: unknown[] = [];
     const handover = test.connect({ transports });
@@ -75,7 +75,7 @@ describe("a stream", () => {
 });
 
 describe("what is swallowed", () => {
-  it("[C32] a stream that falls silent is given up, and its mail comes over another, once", async () => {
+  it("[C52] a stream that falls silent is given up, and its mail comes over another, once", async () => {
     const { server } = test;
     const got: unknown[] = [];
     server.webSocket = "refuse";
@@ -92,21 +92,24 @@ describe("what is swallowed", () => {
     expect(got).toEqual([0, 1]);
   });
 
-  it.each<Transport>(["sse", "poll"])("[C32] over %s: sends that nothing answers end the connection, and go over another, once", async (transport) => {
-    const { server } = test;
-    server.webSocket = "refuse";
-    const handover = test.connect({ transports: ["websocket", transport], timing: { answerMs: 100, pollWaitMs: 200, probeMs: 60_000 } });
-    await until(() => expect(handover.status.transport).toBe(transport));
-    server.swallows = true;
-    const sends = numbers(20).map((index) => handover.send("bob", "order", index));
-    await until(() => expect(handover.status.state).not.toBe("online"));
-    server.webSocket = "open";
-    await Promise.all(sends);
-    expect(handover.status.transport).toBe("websocket");
-    expect([...server.stored.values()].map(({ data }) => data)).toEqual(numbers(20));
-  });
+  it.each<Transport>(["sse", "poll"])(
+    "[C52] over %s: sends that nothing answers end the connection, and go over another, once",
+    async (transport) => {
+      const { server } = test;
+      server.webSocket = "refuse";
+      const handover = test.connect({ transports: ["websocket", transport], timing: { answerMs: 100, pollWaitMs: 200, probeMs: 60_000 } });
+      await until(() => expect(handover.status.transport).toBe(transport));
+      server.swallows = true;
+      const sends = numbers(20).map((index) => handover.send("bob", "order", index));
+      await until(() => expect(handover.status.state).not.toBe("online"));
+      server.webSocket = "open";
+      await Promise.all(sends);
+      expect(handover.status.transport).toBe("websocket");
+      expect([...server.stored.values()].map(({ data }) => data)).toEqual(numbers(20));
+    },
+  );
 
-  it("[C33] a transport that is swallowed is tried last from then on, by the tab's next page too, until it gets through or the network changes", async () => {
+  it("[C53] a transport that is swallowed is tried last from then on, by the tab's next page too, until it gets through or the network changes", async () => {
     const { server } = test;
     const kept = new Map<string, string>();
     vi.stubGlobal("sessionStorage", {
@@ -134,7 +137,7 @@ describe("what is swallowed", () => {
     }
   });
 
-  it("[C33] a network that was away is no transport that is swallowed: the WebSocket stays the first", async () => {
+  it("[C53] a network that was away is no transport that is swallowed: the WebSocket stays the first", async () => {
     const { server } = test;
     const handover = test.connect({ timing: { quietMs: 50, answerMs: 100, openMs: 200 } });
     await until(() => expect(handover.status.transport).toBe("websocket"));
@@ -145,7 +148,7 @@ describe("what is swallowed", () => {
     expect(server.streams).toEqual([]);
   });
 
-  it("[C34] a WebSocket is blocked in mid-stream, then the stream: every message is handled once, in order, and every send stored once", async () => {
+  it("[C54] a WebSocket is blocked in mid-stream, then the stream: every message is handled once, in order, and every send stored once", async () => {
     const { server } = test;
     const got: unknown[] = [];
     const timing = { quietMs: 150, answerMs: 100, openMs: 300, probeMs: 60_000, pollWaitMs: 300 };
@@ -176,7 +179,7 @@ describe("what is swallowed", () => {
 });
 
 describe.each<Transport>(["websocket", "sse", "poll"])("a hidden tab over %s", (transport) => {
-  it("[C35] whose timers stand still receives, acknowledges and sends", async () => {
+  it("[C55] whose timers stand still receives, acknowledges and sends", async () => {
     const { server } = test;
     const got: unknown[] = [];
     const handover = test.connect({ transports: [transport] });
@@ -198,7 +201,7 @@ describe.each<Transport>(["websocket", "sse", "poll"])("a hidden tab over %s", (
   });
 });
 
-it("[C35] an alarm that rings late, as in a page that has slept, judges nothing before it has waited once more", async () => {
+it("[C55] an alarm that rings late, as in a page that has slept, judges nothing before it has waited once more", async () => {
   const { alarm } = await import("../../src/client/backoff.ts");
   vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date"] });
   try {

@@ -12,11 +12,7 @@ import { BesideWire } from "./beside.ts";
 export async function openEvents(opening: Opening): Promise<Wire> {
   // The token may take its time; the server may not.
   const wire = new EventsWire(opening, await opening.token.get());
-  return opened(
-    wire,
-    new Promise<void>((resolve) => void wire.run(resolve)),
-    opening,
-  );
+  return opened(wire, new Promise<void>((resolve) => void wire.run(resolve)), opening);
 }
 
 class EventsWire extends BesideWire {
