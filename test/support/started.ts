@@ -13,6 +13,12 @@ export const SERVICE_KEY = "desk:a-service-key-for-tests";
 export const SERVICE_CREDENTIAL = "a-service-key-for-tests";
 export const TOKEN_SECRET = "a secret of at least 32 bytes, for tests";
 
+/** A token as any backend could sign it, for an hour. @param more  claims that differ */
+export function tokenOf(user: string, more: object = {}): string {
+  const exp = Math.floor(Date.now() / 1000) + 3_600;
+  return signToken(TOKEN_SECRET, { sub: user, sid: `session-of-${user}`, aud: "handover", exp, ...more });
+}
+
 export type EngineName = "memory" | "sqlite";
 
 export interface Started {
@@ -46,8 +52,7 @@ export async function start(engine: EngineName, flags: Partial<Record<SettingKey
     get server() {
       return server;
     },
-    token: (user, more = {}) =>
-      signToken(TOKEN_SECRET, { sub: user, sid: `session-of-${user}`, aud: "handover", exp: Math.floor(Date.now() / 1000) + 600, ...more }),
+    token: tokenOf,
     async restart() {
       await server.close();
       server = await startServer(configOf(new URL(url).port), failed);
