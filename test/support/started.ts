@@ -13,10 +13,11 @@ export const SERVICE_KEY = "desk:a-service-key-for-tests";
 export const SERVICE_CREDENTIAL = "a-service-key-for-tests";
 export const TOKEN_SECRET = "a secret of at least 32 bytes, for tests";
 
-/** A token as any backend could sign it, for an hour. @param more  claims that differ */
+const IN_AN_HOUR_S = Math.floor(Date.now() / 1000) + 3_600;
+
+/** A token as any backend could sign it, for an hour: the same for a user in a whole test file. @param more  claims that differ */
 export function tokenOf(user: string, more: object = {}): string {
-  const exp = Math.floor(Date.now() / 1000) + 3_600;
-  return signToken(TOKEN_SECRET, { sub: user, sid: `session-of-${user}`, aud: "handover", exp, ...more });
+  return signToken(TOKEN_SECRET, { sub: user, sid: `session-of-${user}`, aud: "handover", exp: IN_AN_HOUR_S, ...more });
 }
 
 export type EngineName = "memory" | "sqlite";
@@ -25,7 +26,7 @@ export interface Started {
   readonly url: string;
   readonly server: Server;
   readonly config: Config;
-  /** A token as any backend could sign it. */
+  /** A token as any backend could sign it; the same for the same words, since to x0's wire another token is another page. */
   token(user: string, more?: object): string;
   /** Stops and starts it again with the same data at the same address. */
   restart(): Promise<void>;
