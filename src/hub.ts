@@ -127,32 +127,57 @@ export class Hub implements Gateway {
   async sendAll(identity: Identity, requests: readonly unknown[]): Promise<readonly (Accepted | HandoverError)[]> {
     const startedAtMs = performance.now();
     try {
-      if (this.#isDraining) throw draining();
-      requireUnexpired(identity, this.#now());
-      // The body may have taken its time.
-      if (identity.kind === "user") await this.sessions.admit(identity);
-      const orError = <T>(make: () => T): T | HandoverError => {
-        try {
-          return make();
-        } catch (thrown) {
-          return this.#reported(thrown);
-        }
-      };
-      const parsed = requests.map((request) => orError(() => parse(SCHEMAS.message, request, "The message")));
-      const users = await this.#usersOfSessions(identity, parsed);
-      const rules = { ...this.#rules, usersOfSession: (session: SessionId) => users.get(session) ?? [] };
-      const prepared = parsed.map((each) => (each instanceof HandoverError ? each : orError(() => prepareMessage(identity, each, rules))));
-      if (prepared.every(isPrepared)) {
-        await this.#announce(prepared);
-        const outcomes = await this.#engine.append(prepared);
-        this.#options.metrics?.accepted(performance.now() - startedAtMs);
-        return outcomes.map((appended) => this.#counted(resultOf(appended), appended.outcome === "repeated"));
-      }
-      return prepared.map((each) => this.#counted(isPrepared(each) ? notStored() : each));
+      const prepared = await this.#prepare(identity, requests);
+      if (!prepared.every(isPrepared)) return prepared.map((each) => this.#counted(isPrepared(each) ? notStored() : each));
+      await this.#announce(prepared);
+      const outcomes = await this.#engine.append(prepared);
+      this.#options.metrics?.accepted(performance.now() - startedAtMs);
+      return outcomes.map((appended) => this.#counted(resultOf(appended), appended.outcome === "repeated"));
     } catch (thrown) {
       const error = this.#reported(thrown);
       return requests.map(() => this.#counted(error));
     }
+  }
+
+  async sendEach(identity: Identity, requests: readonly unknown[]): Promise<readonly (Accepted | HandoverError)[]> {
+    const startedAtMs = performance.now();
+    try {
+      const prepared = await this.#prepare(identity, requests);
+      const good = prepared.filter(isPrepared);
+      await this.#announce(good);
+      const outcomes = good.length === 0 ? [] : await this.#engine.appendEach(good);
+      const durationMs = performance.now() - startedAtMs;
+      let next = 0;
+      return prepared.map((each) => {
+        if (!isPrepared(each)) return this.#counted(each);
+        const outcome = outcomes[next++] ?? notStored();
+        if (outcome instanceof HandoverError) return this.#counted(this.#reported(outcome));
+        this.#options.metrics?.accepted(durationMs);
+        return this.#counted(resultOf(outcome), outcome.outcome === "repeated");
+      });
+    } catch (thrown) {
+      const error = this.#reported(thrown);
+      return requests.map(() => this.#counted(error));
+    }
+  }
+
+  /** Who may, to whom: each request as the engine takes it, or why not. @throws HandoverError what refuses all of them */
+  async #prepare(identity: Identity, requests: readonly unknown[]): Promise<readonly (Addressed | HandoverError)[]> {
+    if (this.#isDraining) throw draining();
+    requireUnexpired(identity, this.#now());
+    // The body may have taken its time.
+    if (identity.kind === "user") await this.sessions.admit(identity);
+    const orError = <T>(make: () => T): T | HandoverError => {
+      try {
+        return make();
+      } catch (thrown) {
+        return this.#reported(thrown);
+      }
+    };
+    const parsed = requests.map((request) => orError(() => parse(SCHEMAS.message, request, "The message")));
+    const users = await this.#usersOfSessions(identity, parsed);
+    const rules = { ...this.#rules, usersOfSession: (session: SessionId) => users.get(session) ?? [] };
+    return parsed.map((each) => (each instanceof HandoverError ? each : orError(() => prepareMessage(identity, each, rules))));
   }
 
   #counted(result: Accepted | HandoverError, isRepeat = false): Accepted | HandoverError {

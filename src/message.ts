@@ -2,7 +2,7 @@
  * From a sender's request to what the engine stores: who may, to whom, for how long, and the one writing of the event.
  * @module
  */
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { uuidv7 } from "uuidv7";
 import { requireSender, requireService, requireType, sourceOf } from "./auth.ts";
 import type { Addressed, EngineSupports, Recipient } from "./engine.ts";
@@ -107,5 +107,5 @@ function hashOf(request: MessageRequest, data: string | undefined): string {
   const { to, type, subject, correlationid, replyto, receipt, ttl, topic, urgency } = request;
   const address = to.users ? { users: to.users } : to;
   const content = JSON.stringify([address, type, subject, correlationid, replyto, receipt ?? false, ttl, topic, urgency, data]);
-  return createHash("sha256").update(content).digest("base64url");
+  return hash("sha256", content, "base64url");
 }

@@ -241,14 +241,15 @@ class Connection implements Link {
 
   #sendMessages(identity: Identity, { messages }: SendFrame): void {
     this.#begin(messages.length);
-    for (const { ref, ...message } of messages) {
-      void this.#gateway.send(identity, message).then((result) => {
+    const requests = messages.map(({ ref: _, ...message }) => message);
+    void this.#gateway.sendEach(identity, requests).then((results) => {
+      for (const [place, result] of results.entries()) {
         const outcome = result instanceof HandoverError ? result.problem() : { status: 201, ...result };
-        this.#results.push(JSON.stringify({ ref, ...outcome }));
-        this.#scheduleFlush();
-        this.#done(1);
-      });
-    }
+        this.#results.push(JSON.stringify({ ref: messages[place]?.ref, ...outcome }));
+      }
+      this.#scheduleFlush();
+      this.#done(messages.length);
+    });
   }
 
   #acknowledge(identity: Identity, { op: _, ref, epoch, ...forms }: AckFrame): void {

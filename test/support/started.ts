@@ -19,7 +19,7 @@ export interface Started {
   readonly url: string;
   readonly server: Server;
   readonly config: Config;
-  /** A token as any backend could sign it. */
+  /** A token as any backend could sign it; the same for the same words, since to x0's wire another token is another page. */
   token(user: string, more?: object): string;
   /** Stops and starts it again with the same data at the same address. */
   restart(): Promise<void>;
@@ -38,6 +38,7 @@ export async function start(engine: EngineName, flags: Partial<Record<SettingKey
     throw cause;
   };
   const config = configOf("0");
+  const exp = Math.floor(Date.now() / 1000) + 3600;
   let server = await startServer(config, failed);
   const { url } = server;
   return {
@@ -46,8 +47,7 @@ export async function start(engine: EngineName, flags: Partial<Record<SettingKey
     get server() {
       return server;
     },
-    token: (user, more = {}) =>
-      signToken(TOKEN_SECRET, { sub: user, sid: `session-of-${user}`, aud: "handover", exp: Math.floor(Date.now() / 1000) + 600, ...more }),
+    token: (user, more = {}) => signToken(TOKEN_SECRET, { sub: user, sid: `session-of-${user}`, aud: "handover", exp, ...more }),
     async restart() {
       await server.close();
       server = await startServer(configOf(new URL(url).port), failed);
