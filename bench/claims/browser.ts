@@ -117,17 +117,18 @@ async function flood(bench: Bench, browser: Browser, url: string, messages: numb
 async function clicks(bench: Bench, browser: Browser, count: number): Promise<void> {
   const server = await startHandover({ args: ["--dev"] });
   for (const transport of ["WebSocket", "long polling"]) {
-    const tab = async () => {
+    const tab = async (user: string) => {
       const context = await browser.newContext();
       if (transport !== "WebSocket") await context.addInitScript("delete window.WebSocket");
+      await context.addInitScript((name) => sessionStorage.setItem("user", name), user);
       const page = await context.newPage();
       await page.goto(server.address);
       await page.locator('#connection[data-status="online"]').waitFor();
-      return { context, page, user: (await page.locator("#user-id").textContent())?.trim() ?? "" };
+      return { context, page };
     };
-    const sender = await tab();
-    const receiver = await tab();
-    await sender.page.selectOption("#destination", receiver.user);
+    const sender = await tab("user1");
+    const receiver = await tab("user2");
+    await sender.page.selectOption("#destination", "user2");
     const samples: number[] = [];
     for (let click = 0; click < count; click++) {
       const text = `click ${click} ${transport}`;

@@ -66,7 +66,7 @@ export const handover: System = {
 };
 
 /** For what fills mailboxes beyond the cap that a server has by itself. */
-export const UNCAPPED = { HANDOVER_MAILBOX_MAX_MESSAGES: "100000000", HANDOVER_MAILBOX_MAX_BYTES: "100000000000" };
+export const UNCAPPED = { HANDOVER_MAILBOX_MAX_MESSAGES: "10000000", HANDOVER_MAILBOX_MAX_BYTES: "100000000000" };
 
 /** Sends only: nobody takes the mail out. */
 export const handoverUncapped: System = {
