@@ -164,7 +164,7 @@ export class Connection {
   /** Uses a wire, and others in its place, until the last has ended. @param isHasty  whether to look for a better one at once */
   async #use(first: Wire, isHasty: boolean): Promise<HandoverError> {
     const { inbox, outbox } = this.#parts;
-    this.#onlineSinceMs = Date.now();
+    this.#onlineSinceMs = performance.now();
     for (let wire = first; ; ) {
       this.#wire = wire;
       if (this.#status.transport !== wire.transport) this.#become({ state: "online", transport: wire.transport });
@@ -252,7 +252,7 @@ export class Connection {
   /** What an ending asks for. @returns ms until the next try; undefined: stop */
   #judge(why: HandoverError): number | undefined {
     const { timing } = this.#parts;
-    if (this.#onlineSinceMs > 0 && Date.now() - this.#onlineSinceMs >= timing.stableMs) this.#failures = this.#refusals = this.#renames = 0;
+    if (this.#onlineSinceMs > 0 && performance.now() - this.#onlineSinceMs >= timing.stableMs) this.#failures = this.#refusals = this.#renames = 0;
     this.#onlineSinceMs = 0;
     if (isTokenRefused(why)) return this.#refusals++ === 0 ? 0 : undefined;
     if (why.code === "replaced") {

@@ -3,7 +3,7 @@
  * @module
  */
 import { alarm, onAbort } from "./backoff.ts";
-import { asHandoverError, HandoverError, lost, OTHER_USER, readProblem, SILENCE } from "./error.ts";
+import { asHandoverError, ENDED, HandoverError, lost, OTHER_USER, readProblem, SILENCE } from "./error.ts";
 import { parseText } from "./json.ts";
 import type { Token } from "./token.ts";
 
@@ -82,10 +82,12 @@ export class Http {
       unwind();
       forget();
     }
+    const retryAfterMs = 1000 * Number(response.headers.get("retry-after")) || undefined;
+    // Nothing, and not to be asked again before that: the server is about to stop.
+    if (response.status === 204 && retryAfterMs) throw new HandoverError("draining", ENDED, { status: 503, retryable: true, retryAfterMs });
     if (response.status === 204) return undefined;
     const answer = parseText(text);
     if (response.ok && answer !== undefined) return answer;
-    const retryAfterMs = 1000 * Number(response.headers.get("retry-after")) || undefined;
     const problem = response.ok ? undefined : readProblem(answer, retryAfterMs);
     if (problem && isTokenRefused(problem)) this.#token.forget(token);
     throw problem ?? lost(`${path}: ${response.status} is not the server's answer.`, { status: response.status, retryAfterMs });
