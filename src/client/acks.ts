@@ -9,19 +9,18 @@ import type { Report } from "./listeners.ts";
 import type { Wire } from "./wire.ts";
 
 /** Processed; failed, again after so many seconds; or seen and not settled. */
-export type Settlement = "acked" | "held" | { readonly retryAfter: number };
-type Batch = readonly [number, Settlement][];
+export type Verdict = "acked" | "held" | { readonly retryAfter: number };
 
 const MAX_SEQS = 1_000;
 
 /**
- * Collects settlements by sequence number. Those of one turn share a frame or request; one whose answer is lost is sent again (repeats are
+ * Collects verdicts by sequence number. Those of one turn share a frame or request; one whose answer is lost is sent again (repeats are
  * harmless), until its epoch is over.
  */
 export class Acks {
   readonly #report: Report;
-  readonly #underWay = new Map<Promise<void>, Batch>();
-  #waiting = new Map<number, Settlement>();
+  readonly #underWay = new Set<Promise<void>>();
+  #waiting = new Map<number, Verdict>();
   #epoch: string | undefined;
   #wire: Wire | undefined;
   #isScheduled = false;
@@ -32,8 +31,8 @@ export class Acks {
     this.#report = report;
   }
 
-  add(seq: number, settlement: Settlement): void {
-    this.#waiting.set(seq, settlement);
+  add(seq: number, verdict: Verdict): void {
+    this.#waiting.set(seq, verdict);
     this.#schedule();
   }
 
@@ -55,14 +54,8 @@ export class Acks {
   async settle(): Promise<void> {
     do {
       this.flush();
-      await Promise.all(this.#underWay.keys());
+      await Promise.all(this.#underWay);
     } while (this.#wire && this.#failures === 0 && this.#underWay.size + this.#waiting.size > 0);
-  }
-
-  /** All that the server has not answered yet, for a page that is being left; undefined: nothing. */
-  unanswered(): AckForms | undefined {
-    const batch = [...[...this.#underWay.values()].flat(), ...this.#waiting];
-    return batch[0] && write(batch.slice(-MAX_SEQS));
   }
 
   #schedule(): void {
@@ -82,11 +75,11 @@ export class Acks {
         this.#underWay.delete(passing);
         if (this.#failures === 0) this.flush();
       });
-      this.#underWay.set(passing, batch);
+      this.#underWay.add(passing);
     }
   }
 
-  async #pass(wire: Wire, epoch: string, batch: Batch): Promise<void> {
+  async #pass(wire: Wire, epoch: string, batch: readonly [number, Verdict][]): Promise<void> {
     try {
       await wire.ack(epoch, write(batch));
       this.#failures = 0;
@@ -95,7 +88,7 @@ export class Acks {
       if (!error.retryable && error.status !== 401) this.#report(error);
       if ((!error.retryable && error.status !== 401) || epoch !== this.#epoch) return;
       // What was said since then about the same entry is newer.
-      for (const [seq, settlement] of batch) if (!this.#waiting.has(seq)) this.#waiting.set(seq, settlement);
+      for (const [seq, verdict] of batch) if (!this.#waiting.has(seq)) this.#waiting.set(seq, verdict);
       if (wire !== this.#wire) return this.#schedule();
       clearTimeout(this.#retry);
       this.#retry = setTimeout(() => this.flush(), backoffMs(this.#failures++) + (error.retryAfterMs ?? 0));
@@ -103,14 +96,12 @@ export class Acks {
   }
 }
 
-function write(batch: Batch): AckForms {
-  const seqs: number[] = [];
-  const hold: number[] = [];
-  const nack: { seq: number; retryAfter: number }[] = [];
-  for (const [seq, settlement] of batch) {
-    if (settlement === "acked") seqs.push(seq);
-    else if (settlement === "held") hold.push(seq);
-    else nack.push({ seq, ...settlement });
+function write(batch: readonly [number, Verdict][]): AckForms {
+  const forms: { seqs?: unknown[]; hold?: unknown[]; nack?: unknown[] } = {};
+  for (const [seq, verdict] of batch) {
+    const form = verdict === "acked" ? "seqs" : verdict === "held" ? "hold" : "nack";
+    forms[form] ??= [];
+    forms[form].push(form === "nack" ? { seq, ...(verdict as object) } : seq);
   }
-  return { ...(seqs[0] !== undefined && { seqs }), ...(hold[0] !== undefined && { hold }), ...(nack[0] !== undefined && { nack }) };
+  return forms as AckForms;
 }

@@ -1,56 +1,47 @@
 /**
  * What has come from the server, and which tabs it waits for: one of the user's tabs leads and has the connection, its own handlers are those of
- * one tab among others. Without other tabs it is the only one. What becomes of a message:
+ * one tab among others. What becomes of a message:
  *
- * - every tab that has it says `acked`, or has gone, and one had processed it: it is acknowledged;
- * - one says `failed`: it comes again after 1 s, 2 s, 4 s … at most 60 s; the tabs that had processed it pass it over;
+ * - every tab that has it says that it is processed, or has gone, and one had processed it: it is acknowledged;
+ * - one says that its handler failed: it comes again, and the tabs that had processed it pass it over;
  * - no tab wants it, or those that did have gone: it is held; the tabs that come get it, until one has processed it;
  * - it comes again meanwhile: what the tabs say settles the newest entry.
  * @module
  */
-import { Acks, type Settlement } from "./acks.ts";
+import type { AckForms } from "../protocol.ts";
+import type { Acks } from "./acks.ts";
 import { isRecord, isSeq, listOf } from "./json.ts";
-import type { Report } from "./listeners.ts";
-import { keyOf, type Message, readMessage, type Settled } from "./message.ts";
-import { MAX_SEEN, Seen } from "./seen.ts";
 import type { Mail, Position } from "./wire.ts";
 
-/** What a tab says of a message: processed; not wanted; its handler failed; wanted after all. */
-export type Verdict = "acked" | "held" | "failed" | "taken";
-
-/** A message on its way to the tabs. */
+/** A message on its way to the tabs, under its number in the mailbox. */
 export interface Parcel {
-  readonly message: Message;
-  /** A tab of this user has processed it: only tabs where it failed go on. */
-  readonly isRepeat: boolean;
+  readonly delivery: { readonly seq: number; readonly event: unknown; readonly deliveryCount: unknown };
+  readonly key: string;
+  /** When a tab of this user had processed it, ms since the Unix epoch: tabs that were opened later pass it over. */
+  readonly processedAtMs: number | undefined;
 }
 
 /** Where messages go: to all tabs of this user, or to one. */
 export interface Outlet {
-  give(parcels: readonly Parcel[], tab?: string): void;
-  settled(messages: readonly Settled[]): void;
+  /** @param run  the run of numbers: those of another run mean other entries */
+  give(run: string, parcels: readonly Parcel[], tab?: string): void;
+  settled(seqs: readonly number[], tab?: string): void;
 }
 
-/** The tabs of this user, as one of them sees them. */
-export interface Company extends Outlet {
-  /** What became of a message in this tab. */
-  say(key: string, verdict: Verdict): void;
-}
-
+/** Messages whose processing is remembered. */
+export const MAX_SEEN = 10_000;
 /** Messages that wait for a handler; beyond, the oldest is forgotten here and stays in the mailbox for the next page. */
 const MAX_HELD = 1_000;
-/** Entries for which a `settled` is understood. */
-const MAX_KNOWN = 1_000;
-const MAX_RETRY_SECONDS = 60;
 
-interface Entry {
-  message: Message;
-  /** Its newest place in the current epoch; undefined: none yet. */
-  seq: number | undefined;
+interface Entry extends Omit<Parcel, "delivery" | "processedAtMs"> {
+  delivery: Parcel["delivery"];
   /** Tabs that have it and have not said what became of it. */
   readonly waiting: Set<string>;
+  /** Tabs that do not want it. */
+  readonly holding: Set<string>;
   isProcessed: boolean;
-  hasFailed: boolean;
+  /** In how many seconds it is to come again: its handler failed somewhere. */
+  retryAfter: number | undefined;
 }
 
 export class Intake implements Mail {
@@ -60,48 +51,51 @@ export class Intake implements Mail {
   readonly #tabs = new Set<string>();
   /** Tabs that have too much in hand to be waited for. */
   readonly #late = new Set<string>();
-  /** Tabs wait for nothing else. */
+  /** By key: for these, tabs are waited for. */
   readonly #pending = new Map<string, Entry>();
   readonly #held = new Map<string, Entry>();
-  readonly #known = new Map<number, Settled>();
-  readonly #processed = new Seen(MAX_SEEN);
+  /** The newest numbers of both. */
+  readonly #bySeq = new Map<number, Entry>();
+  readonly #processed = new Map<string, number>();
   #epoch: string | undefined;
   #cursor = 0;
+  #runs = 0;
+  #run = "";
   #roomWaiters: (() => void)[] = [];
-  #isClosed = false;
 
-  constructor(window: number, report: Report, outlet: Outlet) {
+  constructor(window: number, acks: Acks, outlet: Outlet) {
     this.#window = window;
     this.#outlet = outlet;
-    this.acks = new Acks(report);
+    this.acks = acks;
   }
 
   /** Begins anew, as a new receiver, with one tab. */
   restart(tab: string): void {
-    this.#pending.clear();
-    this.#held.clear();
     this.#tabs.clear();
     this.#late.clear();
     this.#tabs.add(tab);
-    this.#restart(undefined);
+    this.#restart(tab, undefined);
   }
 
-  /** What was processed before, by earlier pages too. */
-  remember(keys: Iterable<string>): void {
-    for (const key of keys) this.#processed.add(key);
+  /** What was processed before, by earlier pages too, and when. */
+  remember(marks: Iterable<readonly [string, number]>): void {
+    for (const [key, atMs] of marks) this.#processedAt(key, atMs);
   }
 
   /** A tab that has come gets what nobody has processed yet. @returns whether it was not here */
   join(tab: string): boolean {
     if (this.#tabs.has(tab) || this.#late.has(tab)) return false;
     this.#tabs.add(tab);
-    const open = [...this.#held, ...this.#pending].filter(([, entry]) => !entry.isProcessed);
-    for (const [key, entry] of open) this.#wait(key, entry, tab);
-    if (open[0])
-      this.#outlet.give(
-        open.map(([, { message }]) => ({ message, isRepeat: false })),
-        tab,
-      );
+    const open = [...this.#held.values(), ...this.#pending.values()].filter((entry) => !entry.isProcessed);
+    for (const entry of open) {
+      entry.waiting.add(tab);
+      this.#held.delete(entry.key);
+      this.#pending.set(entry.key, entry);
+    }
+    if (open[0]) {
+      const parcels = open.map(({ delivery, key }) => ({ delivery, key, processedAtMs: undefined }));
+      this.#outlet.give(this.#run, parcels, tab);
+    }
     return true;
   }
 
@@ -109,28 +103,25 @@ export class Intake implements Mail {
   leave(tab: string): void {
     this.#tabs.delete(tab);
     this.#late.delete(tab);
-    for (const [key, entry] of [...this.#pending]) if (entry.waiting.delete(tab)) this.#decide(key, entry);
+    for (const entry of [...this.#pending.values()]) if (entry.waiting.delete(tab)) this.#decide(entry);
   }
 
-  /** What became of a message in a tab. */
-  say(tab: string, key: string, verdict: Verdict): void {
+  /** What became of messages in a tab. */
+  say(tab: string, run: string, { seqs = [], hold = [], nack = [] }: AckForms): void {
     if (this.#late.delete(tab)) this.#tabs.add(tab);
-    if (verdict === "acked") this.#processed.add(key);
-    const entry = this.#pending.get(key) ?? this.#held.get(key);
-    if (!entry) return;
-    if (verdict === "taken") {
-      this.#wait(key, entry, tab);
-      return;
+    if (run !== this.#run) return;
+    for (const seq of seqs) {
+      this.#said(tab, seq, (entry) => {
+        entry.isProcessed = true;
+        this.#processedAt(entry.key, Date.now());
+      });
     }
-    entry.waiting.delete(tab);
-    if (verdict === "acked") entry.isProcessed = true;
-    if (verdict === "failed") entry.hasFailed = true;
-    this.#decide(key, entry);
-  }
-
-  /** Takes nothing more. */
-  close(): void {
-    this.#isClosed = true;
+    for (const seq of hold) this.#said(tab, seq, (entry) => entry.holding.add(tab));
+    for (const { seq, retryAfter = 0 } of nack) {
+      this.#said(tab, seq, (entry) => {
+        entry.retryAfter = Math.max(entry.retryAfter ?? 0, retryAfter);
+      });
+    }
   }
 
   position(): Position {
@@ -144,19 +135,17 @@ export class Intake implements Mail {
 
   begin(epoch: string, head: number): void {
     // Below what we have: a store that was put back. Everything unsettled comes again; repeats are dropped by name.
-    if (epoch !== this.#epoch || head < this.#cursor) this.#restart(epoch);
+    if (epoch !== this.#epoch || head < this.#cursor) this.#restart(this.#run, epoch);
   }
 
   deliver(deliveries: unknown): void {
-    if (this.#isClosed) return;
     const parcels: Parcel[] = [];
     for (const delivery of listOf(deliveries)) {
       if (!isRecord(delivery) || !isSeq(delivery.seq)) continue;
       this.advance(delivery.seq);
-      const message = readMessage(delivery.event, delivery.deliveryCount);
-      if (message) this.#receive(delivery.seq, message, parcels);
+      if (isRecord(delivery.event)) this.#receive(delivery as unknown as Parcel["delivery"], delivery.event, parcels);
     }
-    this.#outlet.give(parcels);
+    this.#outlet.give(this.#run, parcels);
     if (this.#pending.size >= this.#window) this.#letGo();
   }
 
@@ -165,61 +154,68 @@ export class Intake implements Mail {
   }
 
   settled(seqs: unknown): void {
-    const over: Settled[] = [];
     for (const seq of listOf(seqs) as number[]) {
-      const message = this.#known.get(seq);
-      if (!message) continue;
-      this.#known.delete(seq);
-      this.#held.delete(keyOf(message));
-      over.push(message);
+      const entry = this.#bySeq.get(seq);
+      // What is at work goes on.
+      if (entry && this.#held.delete(entry.key)) this.#bySeq.delete(seq);
     }
-    this.#outlet.settled(over);
+    this.#outlet.settled(listOf(seqs) as number[]);
   }
 
-  #restart(epoch: string | undefined): void {
+  #restart(seed: string, epoch: string | undefined): void {
+    this.#run = `${seed.split(" ")[0]} ${Date.now()} ${++this.#runs}`;
     this.#epoch = epoch;
     this.#cursor = 0;
     this.acks.begin(epoch);
-    this.#known.clear();
-    for (const entry of [...this.#pending.values(), ...this.#held.values()]) entry.seq = undefined;
+    // Everything comes again, under other numbers; the tabs know what they have in hand.
+    this.#pending.clear();
+    this.#held.clear();
+    this.#bySeq.clear();
+    this.#makeRoom();
   }
 
-  #receive(seq: number, message: Message, parcels: Parcel[]): void {
-    const { source, id, type } = message;
-    const key = keyOf(message);
-    this.#known.set(seq, { source, id, type });
-    forgetOldest(this.#known, MAX_KNOWN);
-    const entry = this.#pending.get(key) ?? this.#held.get(key);
-    if (entry) {
-      entry.seq = seq;
-      entry.message = message;
-      if (this.#held.has(key)) this.acks.add(seq, "held");
-      return;
-    }
-    this.#pending.set(key, { message, seq, waiting: new Set(this.#tabs), isProcessed: false, hasFailed: false });
-    parcels.push({ message, isRepeat: this.#processed.has(key) });
+  #processedAt(key: string, atMs: number): void {
+    if (!this.#processed.has(key)) this.#processed.set(key, atMs);
+    forgetOldest(this.#processed, MAX_SEEN);
   }
 
-  #wait(key: string, entry: Entry, tab: string): void {
-    entry.waiting.add(tab);
-    this.#held.delete(key);
-    this.#pending.set(key, entry);
+  #receive(delivery: Parcel["delivery"], { source, id }: Record<string, unknown>, parcels: Parcel[]): void {
+    const key = `${source} ${id}`;
+    const { seq } = delivery;
+    const known = this.#pending.get(key) ?? this.#held.get(key);
+    const entry = known ?? { key, delivery, waiting: new Set(this.#tabs), holding: new Set(), isProcessed: false, retryAfter: undefined };
+    this.#bySeq.delete(entry.delivery.seq);
+    entry.delivery = delivery;
+    this.#bySeq.set(seq, entry);
+    if (this.#held.has(key)) this.acks.add(seq, "held");
+    else this.#pending.set(key, entry);
+    parcels.push({ delivery, key, processedAtMs: this.#processed.get(key) });
   }
 
-  #decide(key: string, entry: Entry): void {
-    const { message, seq, waiting } = entry;
+  #said(tab: string, seq: number, note: (entry: Entry) => void): void {
+    const entry = this.#bySeq.get(seq);
+    if (!entry) return;
+    entry.waiting.delete(tab);
+    entry.holding.delete(tab);
+    note(entry);
+    this.#decide(entry);
+  }
+
+  #decide(entry: Entry): void {
+    const { key, waiting, isProcessed, retryAfter } = entry;
+    const { seq } = entry.delivery;
     if (waiting.size > 0) return;
     this.#pending.delete(key);
-    let settlement: Settlement = "acked";
-    if (entry.hasFailed) settlement = { retryAfter: Math.min(2 ** (message.deliveryCount - 1), MAX_RETRY_SECONDS) };
-    else if (!entry.isProcessed) {
-      settlement = "held";
+    this.#held.delete(key);
+    if (isProcessed || retryAfter !== undefined) this.#bySeq.delete(seq);
+    else {
       this.#held.set(key, entry);
       forgetOldest(this.#held, MAX_HELD);
-    } else this.#held.delete(key);
-    // Without an entry in this epoch there is nothing to settle yet: the repeat will bring one.
-    if (seq !== undefined) this.acks.add(seq, settlement);
-    for (const wake of this.#roomWaiters.splice(0)) wake();
+    }
+    this.acks.add(seq, retryAfter !== undefined ? { retryAfter } : isProcessed ? "acked" : "held");
+    // Another tab has read it.
+    if (isProcessed) for (const tab of entry.holding) this.#outlet.settled([seq], tab);
+    this.#makeRoom();
   }
 
   /** A tab that has a whole window of messages in hand, while another has not, stops only itself: it is not waited for until it says something. */
@@ -227,10 +223,14 @@ export class Intake implements Mail {
     const counts = [...this.#tabs].map((tab) => [tab, [...this.#pending.values()].filter(({ waiting }) => waiting.has(tab)).length] as const);
     const isLate = ([, count]: (typeof counts)[number]) => count >= this.#window;
     if (counts.every(isLate)) return;
-    for (const [late] of counts.filter(isLate)) {
-      this.leave(late);
-      this.#late.add(late);
+    for (const [tab] of counts.filter(isLate)) {
+      this.leave(tab);
+      this.#late.add(tab);
     }
+  }
+
+  #makeRoom(): void {
+    for (const wake of this.#roomWaiters.splice(0)) wake();
   }
 }
 

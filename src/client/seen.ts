@@ -1,11 +1,8 @@
 /**
- * Which messages this application has processed, so that a repeat is acknowledged and not handled again. store.ts keeps them for the pages
- * that come later.
+ * Which messages this application has processed, so that a repeat is acknowledged and not handled again.
+ * In memory for now: it lives as long as the page. A store that outlives the page (IndexedDB) goes here.
  * @module
  */
-
-/** Messages whose processing is remembered. */
-export const MAX_SEEN = 10_000;
 
 /** A set that forgets its oldest members. */
 export class Seen {

@@ -2,7 +2,7 @@
  * What outlives a page (IndexedDB): which messages were processed, and sends that were not accepted yet. One database for each server and user.
  * @module
  */
-import { MAX_SEEN } from "./seen.ts";
+import { MAX_SEEN } from "./intake.ts";
 
 /** So many marks are made before the oldest are removed. */
 const PRUNE_EVERY = 1_000;
@@ -49,9 +49,10 @@ export class Store {
     this.#db.close();
   }
 
-  /** What was processed, the oldest first. */
-  async seen(): Promise<readonly string[]> {
-    return (await this.#work("seen", "readonly", (store) => store.index("at").getAllKeys())) as string[];
+  /** What was processed and when (ms since the Unix epoch), the oldest first. */
+  async seen(): Promise<readonly (readonly [string, number])[]> {
+    const [keys, values] = await this.#pairs<{ readonly at: number }>("seen", (store) => store.index("at"));
+    return keys.map((key, index) => [String(key), values[index]?.at ?? 0]);
   }
 
   /** Remembers that a message was processed. Those of one turn share a transaction, which is on its way before the page can go. */
@@ -61,12 +62,8 @@ export class Store {
 
   /** The sends of earlier pages, and of other tabs, in their order. */
   async kept(): Promise<readonly (readonly [IDBValidKey, Kept])[]> {
-    let keys: IDBRequest<IDBValidKey[]> | undefined;
-    const values = await this.#work("outbox", "readonly", (store) => {
-      keys = store.getAllKeys(null, MAX_KEPT);
-      return store.getAll(null, MAX_KEPT);
-    });
-    return (keys?.result ?? []).map((key, index) => [key, values[index] as Kept]);
+    const [keys, values] = await this.#pairs<Kept>("outbox", (store) => store, MAX_KEPT);
+    return keys.map((key, index) => [key, values[index] as Kept]);
   }
 
   /** Keeps a send. Resolves with its number when it will be there after the page; undefined: it will not. */
@@ -91,7 +88,16 @@ export class Store {
   async #prune(): Promise<void> {
     this.#untilPrune = PRUNE_EVERY;
     const old = (await this.seen()).slice(0, -MAX_SEEN);
-    if (old[0]) await this.#work("seen", "readwrite", (store) => old.map((key) => store.delete(key)).at(-1) as IDBRequest);
+    if (old[0]) await this.#work("seen", "readwrite", (store) => old.map(([key]) => store.delete(key)).at(-1) as IDBRequest);
+  }
+
+  async #pairs<T>(name: string, of: (store: IDBObjectStore) => IDBObjectStore | IDBIndex, count?: number): Promise<[IDBValidKey[], T[]]> {
+    let keys: IDBRequest<IDBValidKey[]> | undefined;
+    const values = await this.#work<T[]>(name, "readonly", (store) => {
+      keys = of(store).getAllKeys(null, count);
+      return of(store).getAll(null, count);
+    });
+    return [keys?.result ?? [], values];
   }
 
   /**

@@ -4,12 +4,12 @@
  * BroadcastChannel.
  * @module
  */
+import type { AckForms } from "../protocol.ts";
 import { type Deferred, defer } from "./deferred.ts";
 import type { HandoverError } from "./error.ts";
-import type { Inbox } from "./inbox.ts";
-import type { Company, Intake, Parcel, Verdict } from "./intake.ts";
-import type { Sent, Settled } from "./message.ts";
-import type { Sender, Status, Turns } from "./wire.ts";
+import type { Intake, Outlet, Parcel } from "./intake.ts";
+import type { Sent } from "./message.ts";
+import type { Sender, Status } from "./wire.ts";
 
 /** How often a tab looks whether its leader lives, and how many times in vain before it takes its place: under a second. */
 const LOOK_MS = 150;
@@ -20,9 +20,9 @@ const MAX_PATIENCE = 64;
 type Word = { readonly from?: string; readonly to?: string | undefined } & (
   | { readonly op: "lead"; readonly status: Status }
   | { readonly op: "join" | "leave" }
-  | { readonly op: "give"; readonly parcels: readonly Parcel[] }
-  | { readonly op: "settled"; readonly messages: readonly Settled[] }
-  | { readonly op: "say"; readonly key: string; readonly verdict: Verdict }
+  | { readonly op: "give"; readonly run: string; readonly parcels: readonly Parcel[] }
+  | { readonly op: "settled"; readonly seqs: readonly number[] }
+  | { readonly op: "say"; readonly run: string; readonly forms: AckForms }
   | { readonly op: "send"; readonly ref: number; readonly text: string }
   | { readonly op: "sent"; readonly ref: number; readonly sent?: Sent; readonly error?: Fields }
 );
@@ -34,29 +34,23 @@ type Fields = Pick<HandoverError, "code" | "detail" | "status" | "retryable" | "
 const LOST: Fields = { code: "connection-lost", detail: "Another tab leads.", status: 0, retryable: true, retryAfterMs: undefined };
 
 /** What of this page the tabs use. */
-export interface Host {
+export interface Host extends Outlet {
   /** This tab's name. */
   readonly id: string;
   readonly intake: Intake;
-  readonly inbox: Pick<Inbox, "take" | "settled">;
-  readonly turns: Turns | undefined;
-  company: Company;
   /** How the leader's connection is, and what to send by. */
   followed(status: Status, sender: Sender | undefined): void;
-}
-
-export interface Parts {
-  readonly host: Host;
+  /** Another tab asks whether anybody is there: a good moment for what a throttled timer has not done yet. */
+  asked(): void;
   /** This tab leads from now on, or no longer. */
   leads(isLeading: boolean): void;
   /** A tab has gone: what it left behind is the leader's to send. */
   gone(tab: string): void;
 }
 
-export class Tabs implements Company {
+export class Tabs implements Outlet {
   readonly id: string;
   readonly #name: string;
-  readonly #parts: Parts;
   readonly #host: Host;
   #channel: BroadcastChannel | undefined;
   /** Who leads, as far as we know. */
@@ -78,11 +72,10 @@ export class Tabs implements Company {
   #lastRef = 0;
 
   /** @param name  the same for those who share: server, user and session */
-  constructor(name: string, parts: Parts) {
+  constructor(name: string, host: Host) {
     this.#name = name;
-    this.#parts = parts;
-    this.#host = parts.host;
-    this.id = parts.host.id;
+    this.#host = host;
+    this.id = host.id;
     this.#stay.abort();
   }
 
@@ -128,20 +121,20 @@ export class Tabs implements Company {
     this.#announce();
   }
 
-  /** This tab's word about a message. */
-  say(key: string, verdict: Verdict): void {
-    if (this.#isLeading) this.#host.intake.say(this.id, key, verdict);
-    else this.#say({ op: "say", to: this.#leader, key, verdict });
+  /** What became of messages in this tab. */
+  say(run: string, forms: AckForms): void {
+    if (this.#isLeading) this.#host.intake.say(this.id, run, forms);
+    else this.#say({ op: "say", to: this.#leader, run, forms });
   }
 
-  give(parcels: readonly Parcel[], to?: string): void {
-    if (to !== this.id) this.#say({ op: "give", to, parcels });
-    if (to === undefined || to === this.id) this.#host.inbox.take(parcels);
+  give(run: string, parcels: readonly Parcel[], to?: string): void {
+    if (to !== this.id) this.#say({ op: "give", to, run, parcels });
+    if (to === undefined || to === this.id) this.#host.give(run, parcels);
   }
 
-  settled(messages: readonly Settled[]): void {
-    this.#say({ op: "settled", messages });
-    this.#host.inbox.settled(messages);
+  settled(seqs: readonly number[], to?: string): void {
+    if (to !== this.id) this.#say({ op: "settled", to, seqs });
+    if (to === undefined || to === this.id) this.#host.settled(seqs);
   }
 
   /** Waits until a tab has gone. */
@@ -161,14 +154,14 @@ export class Tabs implements Company {
 
   #hear(word: Word & { from: string }): void {
     const { from, op } = word;
-    const { intake, inbox } = this.#host;
+    const { intake } = this.#host;
     if (this.#isLeading) {
       if (op === "join") {
         this.#welcome(from);
         this.#announce();
-        this.#host.turns?.asked();
+        this.#host.asked();
       } else if (op === "leave") this.#gone(from);
-      else if (op === "say") intake.say(from, word.key, word.verdict);
+      else if (op === "say") intake.say(from, word.run, word.forms);
       else if (op === "send") this.#sendFor(from, word.ref, word.text);
       // It has taken our place, or waits for a lock that we are about to give up.
       else if (op === "lead") this.#lose();
@@ -177,8 +170,8 @@ export class Tabs implements Company {
     if (from !== this.#leader) return;
     this.#misses = 0;
     this.#patience = Math.max(PATIENCE, this.#patience * 0.999);
-    if (op === "give") inbox.take(word.parcels);
-    else if (op === "settled") inbox.settled(word.messages);
+    if (op === "give") this.#host.give(word.run, word.parcels);
+    else if (op === "settled") this.#host.settled(word.seqs);
     else if (op === "leave") this.#follow(undefined);
     else if (op === "sent") {
       const answer = this.#answers.get(word.ref);
@@ -263,7 +256,7 @@ export class Tabs implements Company {
       // Who hangs is not waited for; it comes back when it can.
       if (this.#isLeading && name.startsWith(prefix) && tab !== hung) this.#welcome(tab);
     }
-    if (this.#isLeading) this.#parts.leads(true);
+    if (this.#isLeading) this.#host.leads(true);
     await held;
   }
 
@@ -273,7 +266,7 @@ export class Tabs implements Company {
     this.#isLeading = false;
     this.#sender = undefined;
     this.#release();
-    this.#parts.leads(false);
+    this.#host.leads(false);
   }
 
   #announce(): void {
@@ -287,7 +280,7 @@ export class Tabs implements Company {
 
   #gone(tab: string): void {
     this.#host.intake.leave(tab);
-    this.#parts.gone(tab);
+    this.#host.gone(tab);
   }
 
   #sendFor(to: string, ref: number, text: string): void {

@@ -66,7 +66,14 @@ describeWith(CHROMIUM, "The tabs of one user", () => {
   const leader = async (among: () => readonly App[] = () => apps) => {
     await eventually(() => expect(among().filter((app) => app.isConnected())).toHaveLength(1)).catch(async (error) => {
       for (const app of apps) console.log(app.log.slice(-12).join(" | "));
-      for (const app of apps) console.log(app.isConnected(), await Promise.race([app.page.evaluate("JSON.stringify([handover.status, handover.id, errors, document.visibilityState])"), new Promise((r) => setTimeout(() => r("no answer"), 1000))]));
+      for (const app of apps)
+        console.log(
+          app.isConnected(),
+          await Promise.race([
+            app.page.evaluate("JSON.stringify([handover.status, handover.id, errors, document.visibilityState])"),
+            new Promise((r) => setTimeout(() => r("no answer"), 1000)),
+          ]),
+        );
       console.log(await apps.at(-1)?.page.evaluate("navigator.locks.query().then(l=>JSON.stringify(l, null, 1))"));
       throw error;
     });

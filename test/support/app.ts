@@ -48,13 +48,13 @@ export async function serveApp(context: BrowserContext, origin: string, options:
     const unsent = [];
     const errors = [];
     const handover = Handover.connect(${JSON.stringify(server)}, {
-      ...${JSON.stringify(rest)}, token: () => sessionStorage.token ?? ${JSON.stringify(token)}, onError: (error) => errors.push(String(error)),
+      ...${JSON.stringify(rest)}, token: () => sessionStorage.token ?? ${JSON.stringify(token)}, onError: (error) => errors.push(String(error)), onUnsent: (each) => unsent.push(each),
+      onWarning() {},
     });
     for (const type of ${JSON.stringify(types)}) handover.on(type, async (message) => {
       await globalThis.work?.(message);
       sessionStorage.shown = (sessionStorage.shown ?? "") + message.data + "\\n";
     });
-    handover.onUnsent((each) => unsent.push(each));
     Object.assign(globalThis, { handover, unsent, errors });
   </script>`;
   // To the browser a page that the test answers for comes from nowhere, and may not open a WebSocket to this machine just so.
