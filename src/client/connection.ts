@@ -50,8 +50,6 @@ export class Connection implements Line {
   #status: Status = { state: "connecting" };
   #wire: Wire | undefined;
   #wake = new AbortController();
-  /** When the next try is due, by `performance.now()`. */
-  #dueMs = 0;
   #closing: Promise<void> | undefined;
   /** Our name as a reader of the mailbox. Never kept beyond this object: a duplicated tab must not share it. */
   #receiver = randomId();
@@ -71,9 +69,6 @@ export class Connection implements Line {
     this.#probeMs = parts.timing.probeMs;
     this.#mute = new Mute(parts.base);
     this.changes = new Listeners(parts.report);
-    globalThis.addEventListener?.("online", this.#networkChanged);
-    globalThis.addEventListener?.("pageshow", this.#nudge);
-    globalThis.document?.addEventListener("visibilitychange", this.#nudge);
     void this.#run();
   }
 
@@ -96,8 +91,7 @@ export class Connection implements Line {
     await pause(0);
     const answers = Promise.all([inbox.acks.settle().then(() => this.#page?.acks.settle()), sends]);
     const late = new AbortController();
-    const isOnline = this.#status.state === "online";
-    if (isOnline) await Promise.race([answers, this.#wire?.ended ?? answers, pause(CLOSE_MS, late.signal)]);
+    await Promise.race([answers, this.#wire?.ended ?? answers, pause(CLOSE_MS, late.signal)]);
     late.abort();
     this.#end(why, { state: "closed" });
   }
@@ -109,12 +103,11 @@ export class Connection implements Line {
       if (this.#page?.isElsewhere) continue;
       const waitMs = this.#judge(why);
       if (waitMs === undefined) return this.#end(why, { state: "closed", error: why });
-      this.#become({ state: "offline", error: why });
+      this.become({ state: "offline", error: why });
       this.#wake = new AbortController();
-      this.#dueMs = performance.now() + waitMs;
       await pause(waitMs, this.#wake.signal);
       if (this.#stop.signal.aborted) return;
-      if (!this.#page?.isElsewhere) this.#become({ state: "connecting", error: why });
+      if (!this.#page?.isElsewhere) this.become({ state: "connecting", error: why });
     }
   }
 
@@ -122,11 +115,8 @@ export class Connection implements Line {
   async #attempt(): Promise<HandoverError> {
     let why = new HandoverError("bad-request", "No transport.");
     const { transports } = this.#parts;
-    try {
-      await this.#enter();
-    } catch (error) {
-      return asHandoverError(error);
-    }
+    const refusal = await this.#enter().catch(asHandoverError);
+    if (refusal) return refusal;
     const { signal } = this.#era;
     const silent: Transport[] = [];
     const absences = this.#absences++;
@@ -151,13 +141,15 @@ export class Connection implements Line {
 
   /** In a page: waits until it has its own part of the SDK, and until it is its turn to have the connection. */
   async #enter(): Promise<void> {
-    const { base, token, report } = this.#parts;
     if (!globalThis.document) return;
-    const value = await token.get();
+    const parts = this.#parts;
+    const token = await parts.token.get();
     // One that cannot be loaded now is asked for again at the next attempt; until then this page is alone.
-    const part = this.#page ? undefined : await loadPage(base).catch(() => undefined);
-    if (part) this.#page = new part.Page(this, this.#parts, new Acks(report), HandoverError);
-    await this.#page?.enter(value);
+    this.#page ??= await loadPage(parts.base).then(
+      ({ Page }) => new Page(this, parts, new Acks(parts.report), HandoverError),
+      () => undefined,
+    );
+    await this.#page?.enter(token);
   }
 
   #open(transport: Transport, receiver: string, signal: AbortSignal): Promise<Wire> {
@@ -171,7 +163,7 @@ export class Connection implements Line {
     this.#onlineSinceMs = performance.now();
     for (let wire = first; ; ) {
       this.#wire = wire;
-      if (this.#status.transport !== wire.transport) this.#become({ state: "online", transport: wire.transport });
+      if (this.#status.transport !== wire.transport) this.become({ state: "online", transport: wire.transport });
       (this.#page ?? inbox.acks).use(wire, this.#receiver);
       outbox.use(wire);
       const over = new AbortController();
@@ -259,16 +251,6 @@ export class Connection implements Line {
     this.#wake.abort();
   }
 
-  /** Another tab has the connection, and it is so. */
-  followed(status: Status): void {
-    this.#become(status);
-  }
-
-  /** Another tab asks whether anybody is there: a good moment for what a throttled timer has not done yet. */
-  asked(): void {
-    if (performance.now() >= this.#dueMs) this.#wake.abort();
-  }
-
   /** What an ending asks for. @returns ms until the next try; undefined: stop */
   #judge(why: HandoverError): number | undefined {
     const { timing } = this.#parts;
@@ -283,20 +265,16 @@ export class Connection implements Line {
     return backoffMs(this.#failures++) + (why.retryAfterMs ?? 0);
   }
 
-  /** What the old network swallowed the new one may let through. */
-  readonly #networkChanged = (): void => {
-    this.#mute.set(undefined, false);
-    this.#probeMs = this.#parts.timing.probeMs;
-    this.#nudge();
-  };
-
-  /** Something suggests that the network, or the page, is back. */
-  readonly #nudge = (): void => {
-    if (globalThis.document?.visibilityState === "hidden") return;
+  /** Something suggests that the network, or the page, is back. @param isOther  what the old network swallowed a new one may let through */
+  nudge(isOther: boolean): void {
+    if (isOther) {
+      this.#mute.set(undefined, false);
+      this.#probeMs = this.#parts.timing.probeMs;
+    }
     this.#wire?.check();
     // Not when the server itself named the time.
     if (this.#status.error?.retryAfterMs === undefined) this.#wake.abort();
-  };
+  }
 
   #end(why: HandoverError, status: Status): void {
     if (this.#stop.signal.aborted) return;
@@ -304,15 +282,13 @@ export class Connection implements Line {
     this.#era.abort();
     this.#wake.abort();
     this.#wire?.close();
-    globalThis.removeEventListener?.("online", this.#networkChanged);
-    globalThis.removeEventListener?.("pageshow", this.#nudge);
-    globalThis.document?.removeEventListener("visibilitychange", this.#nudge);
     this.#parts.inbox.close();
     this.#parts.outbox.abandon(why);
-    this.#become(status);
+    this.become(status);
   }
 
-  #become(status: Status): void {
+  /** How the connection is: this page's, or that of the tab which has it. */
+  become(status: Status): void {
     if (this.#status.state === "closed") return;
     this.#status = status;
     this.changes.tell(status);

@@ -82,7 +82,7 @@ export function asHandoverError(thrown: unknown): HandoverError {
  * @param problem  what the server said before it closed, if anything
  */
 export function readClose(code: number, reason: string, problem: HandoverError | undefined): HandoverError {
-  const detail = problem?.detail ?? `The connection was closed (${code} ${reason}).`;
+  const detail = problem?.detail ?? `The connection has ended (${code} ${reason}).`;
   if (code < 4400 || code > 4599) return lost(detail);
   const retryable = code > 4499;
   const named = problem?.code ?? ((reason || (retryable ? "internal" : "bad-request")) as ClientErrorCode);

@@ -90,7 +90,7 @@ export class Http {
     if (response.ok && answer !== undefined) return answer;
     const problem = response.ok ? undefined : readProblem(answer, retryAfterMs);
     if (problem && isTokenRefused(problem)) this.#token.forget(token);
-    throw problem ?? lost(`${path}: ${response.status} is not the server's answer.`, { status: response.status, retryAfterMs });
+    throw problem ?? lost(`${path}: ${response.status} is no answer.`, { status: response.status, retryAfterMs });
   }
 }
 

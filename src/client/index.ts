@@ -183,7 +183,7 @@ class Handover<Messages extends object = Record<string, unknown>> {
    */
   async reply(message: Message, data?: unknown, { signal, ...options }: SendOptions = {}): Promise<Sent> {
     const { from, replyto, correlationid, time, expirytime = "" } = message;
-    if (from === undefined || replyto === undefined) throw new HandoverError("bad-request", "This message wants no answer.");
+    if (from === undefined || replyto === undefined) throw new HandoverError("bad-request", "It wants no answer.");
     // Nobody waits for the answer longer than for the question.
     const ttl = Math.ceil((Date.parse(expirytime) - Date.parse(time)) / 1000);
     const answer = { ...(ttl > 0 && { ttl }), ...(correlationid !== undefined && { correlationid }), ...options };
