@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -105,19 +105,27 @@ export class PeerServer {
 
   moveOn(ms: number): void {
     this.#aheadMs += ms;
-    if (this.#clock !== undefined) writeFileSync(this.#clock, `+${this.#aheadMs / 1_000}\n`);
+    if (this.#clock === undefined) return;
+    // In one step: a process that reads an empty file would end.
+    writeFileSync(`${this.#clock}.new`, `+${this.#aheadMs / 1_000}\n`);
+    renameSync(`${this.#clock}.new`, this.#clock);
   }
 
   async restart(): Promise<void> {
     for (const { command, args, env, port, keepsTime } of this.#programs) {
       const clock =
         this.#clock === undefined || keepsTime ? {} : { LD_PRELOAD: FAKETIME, FAKETIME_TIMESTAMP_FILE: this.#clock, FAKETIME_NO_CACHE: "1" };
-      const child = spawn(command, args, { env: { PATH: process.env.PATH, ...env, ...clock }, stdio: ["ignore", "ignore", "pipe"] });
+      const child = spawn(command, args, { env: { PATH: process.env.PATH, ...env, ...clock }, stdio: ["ignore", "pipe", "pipe"] });
       let said = "";
-      child.stderr?.on("data", (part) => {
-        said += String(part);
-      });
+      for (const stream of [child.stdout, child.stderr])
+        stream.on("data", (part) => {
+          said += String(part);
+        });
       this.#running.push(child);
+      child.once("exit", (code, signal) => {
+        // What ends without being killed here is news, of any peer.
+        if (this.#running.includes(child)) console.error(`${command} ${args.join(" ")} ended by itself, with ${code ?? signal}:\n${said}`);
+      });
       for (let tries = 0; !(await listens(port)); tries++) {
         if (tries > 400 || child.exitCode !== null) throw new Error(`${command} ${args.join(" ")} does not listen:\n${said}`);
         await sleep(50);

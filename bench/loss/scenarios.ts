@@ -132,6 +132,8 @@ export const SCENARIOS: readonly Scenario[] = [
         user.line().cut();
         await user.send(1, MESSAGES);
       });
+      // What is still under way comes to its end before.
+      await sleep(QUIET_MS);
       round.server.moveOn(HOUR_MS);
       // The server's timers of that hour come due.
       await sleep(3_000);
@@ -175,6 +177,7 @@ async function playRound(peer: Peer, scenario: Scenario, usersAtOnce: number): P
     await each(round, (user) => user.isBack(scenario.last));
     await until(() => users.every(({ lost }) => lost === 0), GRACE_MS);
     await sleep(REPEAT_MS);
+    if (process.env.LOSS_TABLE_DETAIL) for (const user of users) console.log(`  ${server.url} ${user}`);
     const sum = (of: (user: User) => number) => users.reduce((total, user) => total + of(user), 0);
     return {
       sent: sum(({ accepted }) => accepted.size),

@@ -141,6 +141,14 @@ export class User {
     return repeated;
   }
 
+  /** What became of each message, for a look at one run: tab, message, how often it was handled. */
+  toString(): string {
+    const tabs = [...this.handled].map(
+      ([tab, counts]) => `${tab}: ${[...counts].map(([n, times]) => (times === 1 ? n : `${n}×${times}`)).join(" ")}`,
+    );
+    return `${this.name}, accepted ${[...this.accepted].join(" ")}; handled in ${tabs.join("; ")}${this.isDeaf ? "; deaf" : ""}`;
+  }
+
   async close(): Promise<void> {
     for (const tab of [...this.#pages.keys()]) this.leave(tab);
     await Promise.all([...this.#lines.values(), ...this.#oldLines].map((line) => line.close()));
