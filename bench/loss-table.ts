@@ -45,13 +45,13 @@ for (const scenario of chosen(SCENARIOS, ({ name }) => name))
   for (const peer of chosen(peers, ({ title }) => title)) {
     const missing = (peer.programs ?? []).map(([command]) => command).filter((command) => !isThere(command));
     if (scenario.movesClock && !existsSync(FAKETIME)) missing.push("libfaketime");
-    const result: Result = missing.length > 0 ? `left out: ${missing.join(", ")} is not on this machine` : await play(peer, scenario);
+    const result: Result = missing.length > 0 ? `left out: ${missing.join(", ")} is not on this machine` : await orEnd(play(peer, scenario));
     results.set(keyOf(scenario, peer), result);
     console.log(`${keyOf(scenario, peer)}: ${shown(result)}`);
   }
 const interrupted = SCENARIOS.find(({ name }) => name === "handler interrupted");
 if (!interrupted) throw new Error("no such scenario");
-const control = await play(CONTROL, interrupted);
+const control = await orEnd(play(CONTROL, interrupted));
 console.log(`${keyOf(interrupted, CONTROL)}: ${shown(control)}`);
 if (sum(control, "lost") === 0) throw new Error("The control lost nothing: this table would not see a loss.");
 
@@ -63,6 +63,14 @@ const wrong = SCENARIOS.flatMap((scenario) => HANDOVER.map((peer) => [scenario, 
 if (words.length === 0) write();
 for (const [scenario, peer] of wrong) console.error(`WRONG: ${keyOf(scenario, peer)}`);
 process.exit(wrong.length > 0 ? 1 : 0);
+
+/** A round that cannot be played says nothing about anybody, and there is no table. */
+function orEnd<T>(playing: Promise<T>): Promise<T> {
+  return playing.catch((error) => {
+    console.error(error);
+    process.exit(1);
+  });
+}
 
 function sum(rounds: readonly Count[], what: keyof Count): number {
   return rounds.reduce((total, count) => total + count[what], 0);
@@ -118,6 +126,7 @@ function write(): void {
     scenarios: SCENARIOS.map(({ name, says }) => `- **${name}**: ${says}`).join("\n"),
     versions: peers.map((peer) => `- ${peer.title}: ${versionOf(peer)}`).join("\n"),
     inBoth: inBoth.join("; "),
+    left: SCENARIOS.find(({ repeats }) => repeats)?.name ?? "",
     control: shown(control),
   };
   const text = readFileSync(new URL("loss/table.md", import.meta.url), "utf8").replace(/\{(\w+)\}/g, (whole, name: string) => filled[name] ?? whole);

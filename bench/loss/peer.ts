@@ -9,7 +9,6 @@ import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { freePort } from "../../test/support/command.ts";
 
 /** One message; padded so that a message can be told from a heartbeat by its size. */
 interface Payload {
@@ -83,6 +82,8 @@ export class PeerServer {
   readonly #clock: string | undefined;
   #aheadMs = 0;
   #running: ChildProcess[] = [];
+  #ended: string | undefined;
+
   private constructor(url: string, programs: readonly Program[], dir: string, clock: string | undefined) {
     this.url = url;
     this.#programs = programs;
@@ -94,7 +95,7 @@ export class PeerServer {
   /** @param movesClock  whether its clocks will be moved on */
   static async start(peer: Peer, movesClock: boolean): Promise<PeerServer> {
     const dir = mkdtempSync(join(tmpdir(), "handover-loss-"));
-    const [port, another] = [await freePort(), await freePort()];
+    const [port, another] = [await takePort(), await takePort()];
     const server = new PeerServer(`http://127.0.0.1:${port}`, peer.processes(port, dir, another), dir, movesClock ? join(dir, "clock") : undefined);
     server.moveOn(0);
     await server.restart();
@@ -123,17 +124,19 @@ export class PeerServer {
         });
       this.#running.push(child);
       child.once("exit", (code, signal) => {
-        // What ends without being killed here is news, of any peer.
-        if (this.#running.includes(child)) console.error(`${command} ${args.join(" ")} ended by itself, with ${code ?? signal}:\n${said}`);
+        if (this.#running.includes(child)) this.#ended = `${command} ${args.join(" ")} ended by itself, with ${code ?? signal}:\n${said}`;
       });
       for (let tries = 0; !(await listens(port)); tries++) {
-        if (tries > 400 || child.exitCode !== null) throw new Error(`${command} ${args.join(" ")} does not listen:\n${said}`);
+        this.check();
+        if (tries > 400) throw new Error(`${command} ${args.join(" ")} does not listen:\n${said}`);
         await sleep(50);
       }
-      // Somebody else may have taken the port meanwhile, and listen in its place.
-      await sleep(50);
-      if (child.exitCode !== null) throw new Error(`${command} has ended:\n${said}`);
     }
+  }
+
+  /** @throws Error when a program of it ended and was not killed here: what was counted then is not a fault's doing */
+  check(): void {
+    if (this.#ended !== undefined) throw new Error(this.#ended);
   }
 
   /** For the end of the command itself: what is left of it is killed, and not waited for. */
@@ -156,6 +159,16 @@ export class PeerServer {
     await this.kill();
     servers.delete(this);
     rmSync(this.#dir, { recursive: true, force: true });
+  }
+}
+
+let lastPort = 20_000 + Math.floor(Math.random() * 8_000);
+
+/** @returns a port that is free, given to nobody else here, and below those that the system gives out by itself: it stays free while a server is killed */
+async function takePort(): Promise<number> {
+  for (;;) {
+    const port = ++lastPort;
+    if (!(await listens(port))) return port;
   }
 }
 

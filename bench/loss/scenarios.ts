@@ -177,6 +177,7 @@ async function playRound(peer: Peer, scenario: Scenario, usersAtOnce: number): P
     await each(round, (user) => user.isBack(scenario.last));
     await until(() => users.every(({ lost }) => lost === 0), GRACE_MS);
     await sleep(REPEAT_MS);
+    server.check();
     if (process.env.LOSS_TABLE_DETAIL) for (const user of users) console.log(`  ${server.url} ${user}`);
     const sum = (of: (user: User) => number) => users.reduce((total, user) => total + of(user), 0);
     return {
