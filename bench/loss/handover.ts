@@ -4,7 +4,7 @@
  * @module
  */
 import { fileURLToPath } from "node:url";
-import { connect, type Transport } from "../../src/client/index.ts";
+import { connect, type SendOptions, type Transport } from "../../src/client/index.ts";
 import { call, field, signToken } from "../../src/testing/wire.ts";
 import { EventStream } from "../../src/testing/wire-sse.ts";
 import type { Peer } from "./peer.ts";
@@ -17,6 +17,13 @@ function tokenOf(user: string, nowMs: () => number): string {
   return signToken(SECRET, { sub: user, sid: `session-of-${user}`, aud: "handover", exp: Math.floor(nowMs() / 1_000) + 600 });
 }
 
+const senderWith =
+  (options: SendOptions): Peer["openSender"] =>
+  async (url, nowMs) => {
+    const sdk = connect(url, { token: () => tokenOf("sender", nowMs), onError: () => {} });
+    return { send: (user, message) => sdk.send(user, "order", message, options), close: () => sdk.close() };
+  };
+
 const common: Pick<Peer, "packages" | "processes" | "openSender"> = {
   packages: [],
   processes: (port, dir) => [
@@ -27,10 +34,7 @@ const common: Pick<Peer, "packages" | "processes" | "openSender"> = {
       port,
     },
   ],
-  async openSender(url, nowMs) {
-    const sdk = connect(url, { token: () => tokenOf("sender", nowMs), onError: () => {} });
-    return { send: (user, message) => sdk.send(user, "order", message), close: () => sdk.close() };
-  },
+  openSender: senderWith({}),
 };
 
 const withSdk = (transport: Transport, name: string): Peer => ({
@@ -46,7 +50,7 @@ const withSdk = (transport: Transport, name: string): Peer => ({
 /** @param isHasty  acknowledges before the handler has run: the control of the table */
 const withEvents = (isHasty: boolean): Peer => ({
   ...common,
-  title: isHasty ? "control: a page that acknowledges before its handler has run" : "Handover, server-sent events",
+  title: isHasty ? "Handover, with a page that acknowledges before its handler has run" : "Handover, server-sent events",
   async openPage({ url, user, handle, nowMs }) {
     let isGone = false;
     let stream: EventStream | undefined;
@@ -91,5 +95,10 @@ const withEvents = (isHasty: boolean): Peer => ({
   },
 });
 
-export const HANDOVER: readonly Peer[] = [withSdk("websocket", "WebSocket (SDK)"), withEvents(false), withSdk("poll", "long polling (SDK)")];
-export const CONTROL = withEvents(true);
+const websocket = withSdk("websocket", "WebSocket (SDK)");
+export const HANDOVER: readonly Peer[] = [websocket, withEvents(false), withSdk("poll", "long polling (SDK)")];
+/** Mistakes, and in which scenario the table must show a loss for them. */
+export const CONTROLS: readonly (readonly [string, Peer])[] = [
+  ["handler interrupted", withEvents(true)],
+  ["offline for an hour", { ...websocket, title: "Handover, with messages that live 10 minutes", openSender: senderWith({ ttl: 600 }) }],
+];

@@ -4,11 +4,11 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import mqtt from "mqtt";
 
-const SESSION = { clean: false, protocolVersion: 5, properties: { sessionExpiryInterval: 7 * 86_400 } };
-
-export const peers = [
-  {
-    title: "Mosquitto over WebSocket, MQTT.js, QoS 1, persistent session",
+/** @param seconds  how long a session lives after its client has gone */
+const peer = (title, seconds) => {
+  const session = { clean: false, protocolVersion: 5, properties: { sessionExpiryInterval: seconds } };
+  return {
+    title,
     packages: ["mqtt"],
     programs: [["mosquitto", "-h"]],
     processes(port, dir) {
@@ -21,7 +21,7 @@ export const peers = [
       return [{ command: "mosquitto", args: ["-c", file], port }];
     },
     async openPage({ url, user, tab, handle }) {
-      const client = mqtt.connect(url.replace("http", "ws"), { clientId: `${user}-${tab}`, ...SESSION });
+      const client = mqtt.connect(url.replace("http", "ws"), { clientId: `${user}-${tab}`, ...session });
       client.on("error", () => {});
       // Called for one message after the other; the acknowledgement goes out when `done` is called.
       client.handleMessage = ({ payload }, done) => void handle(JSON.parse(payload.toString()).n).then(() => done());
@@ -29,12 +29,15 @@ export const peers = [
       return { drop: () => client.end(true) };
     },
     async openSender(url) {
-      const client = mqtt.connect(url.replace("http", "ws"), { clientId: "sender", ...SESSION });
+      const client = mqtt.connect(url.replace("http", "ws"), { clientId: "sender", ...session });
       client.on("error", () => {});
       return {
         send: (user, message) => client.publishAsync(`users/${user}`, JSON.stringify(message), { qos: 1 }),
         close: () => client.end(true),
       };
     },
-  },
-];
+  };
+};
+export const peers = [peer("Mosquitto over WebSocket, MQTT.js, QoS 1, persistent session", 7 * 86_400)];
+/** Its clock has moved if this one loses everything. */
+export const control = peer("Mosquitto, with sessions of 10 minutes", 600);
