@@ -6,6 +6,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { CONTROLS, HANDOVER } from "./loss/handover.ts";
 import { FAKETIME, type Peer } from "./loss/peer.ts";
 import { type Count, play, SCENARIOS, USERS } from "./loss/scenarios.ts";
+import { installPeers } from "./wires/packages.ts";
 
 // Clients that are cut off say so in many ways, some of them outside of every handler.
 process.on("unhandledRejection", () => {});
@@ -15,6 +16,7 @@ process.on("uncaughtException", (error) => {
   process.exit(1);
 });
 
+installPeers();
 const others: Peer[] = [];
 const controls = [...CONTROLS];
 for (const name of ["socketio", "faye", "mqtt", "x0"]) {

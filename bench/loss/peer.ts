@@ -65,7 +65,7 @@ export interface Peer {
 }
 
 /** Debian's libfaketime: moves the clocks of a process, the monotonic one too, by what a file says. */
-export const FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+export const FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 /** Those that are there; not left behind when the command itself is ended. */
 const servers = new Set<PeerServer>();
