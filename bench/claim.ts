@@ -5,7 +5,6 @@
 import { drive, type Run, type Shape, type Timing } from "./drive.ts";
 import { median } from "./measure.ts";
 import type { Running, System } from "./system.ts";
-import type { WireName } from "./wires.ts";
 
 export interface Claim {
   readonly name: string;
@@ -113,7 +112,7 @@ export class Bench {
         for (const { name, ...shape } of shapes) {
           const row = `${name} | ${system.title}${label === "" ? "" : `, ${label}`}`;
           try {
-            note(row, await drive(running, wire as WireName, shape, timing));
+            note(row, await drive(running, wire, shape, timing));
           } catch (thrown) {
             this.failed(row, thrown);
           }

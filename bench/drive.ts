@@ -4,7 +4,7 @@
  */
 import { fork } from "node:child_process";
 import { join } from "node:path";
-import { cpuMs, pause } from "./measure.ts";
+import { cpuMs, pause, rssKb } from "./measure.ts";
 import type { Command, Plan, Reply } from "./plan.ts";
 import { folder } from "./start.ts";
 import type { Running } from "./system.ts";
@@ -108,4 +108,32 @@ function check(sent: Reply["counts"], got: Reply["counts"] | undefined, { fanOut
   if (sent.accepted !== sent.sent) throw new Error(`Not every message was answered: ${said}`);
   if (!got) return;
   if (got.delivered !== sent.sent * (fanOut ?? 1) || got.twice + got.missed > 0) throw new Error(`Lost, given twice or out of order: ${said}`);
+}
+
+export interface Idle {
+  /** kB a receiver: how much the server's memory grew. */
+  readonly kb: number;
+  /** Of one core, percent. */
+  readonly cpu: number;
+}
+
+/** So many receivers that get nothing. @param measuredMs  a multiple of 20 s has each receiver's heartbeats in it */
+export async function idle(running: Running, wire: WireName, receivers: number, measuredMs: number): Promise<Idle> {
+  const plan = { role: "receiver", wire, address: running.address, receives: true } as const;
+  // The first few make the server load what it needs.
+  const first = new Driving();
+  await first.ask({ op: "plan", plan: { ...plan, pairs: Math.min(receivers, 50) } });
+  first.end();
+  await pause(Math.min(measuredMs, 1_000));
+  const before = rssKb(running.pids);
+  const driving = new Driving();
+  try {
+    await driving.ask({ op: "plan", plan: { ...plan, pairs: receivers } });
+    await pause(Math.min(measuredMs, 3_000));
+    const [cpu, atMs] = [cpuMs(running.pids), performance.now()];
+    await pause(measuredMs);
+    return { cpu: ((cpuMs(running.pids) - cpu) / (performance.now() - atMs)) * 100, kb: (rssKb(running.pids) - before) / receivers };
+  } finally {
+    driving.end();
+  }
 }

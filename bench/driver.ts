@@ -104,11 +104,12 @@ async function runSender(plan: Plan): Promise<End> {
     }).listen(plan.progress);
     await once(server, "listening");
   }
-  const { fanOut } = wire;
+  const { fanOut, sender: one } = wire;
+  if (!one) throw new Error(`${plan.wire} has no sending end.`);
+  const { absent } = wire;
+  if (!plan.receives && absent) await openAll(plan.pairs, (pair) => absent(plan.address, pair));
   const open =
-    plan.fanOut && fanOut
-      ? () => fanOut(plan.address, plan.fanOut ?? 1, accepted(0))
-      : (pair: number) => wire.sender(plan.address, pair, accepted(pair));
+    plan.fanOut && fanOut ? () => fanOut(plan.address, plan.fanOut ?? 1, accepted(0)) : (pair: number) => one(plan.address, pair, accepted(pair));
   senders.push(...(await openAll(plan.pairs, open)));
   let ticker: NodeJS.Timeout | undefined;
   return {

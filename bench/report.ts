@@ -5,7 +5,7 @@
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { cpus, loadavg, release, totalmem } from "node:os";
-import { SYSTEMS } from "./systems.ts";
+import { ALL } from "./systems.ts";
 
 function said(command: string, ...args: string[]): string {
   try {
@@ -47,7 +47,7 @@ function fileSystem(): string {
 
 /** Each system with what its accept and its acknowledgement mean. */
 export function aboutSystems(chosen: readonly string[]): string {
-  const lines = SYSTEMS.filter(({ name }) => chosen.length === 0 || chosen.some((each) => each.startsWith(name))).map(
+  const lines = ALL.filter(({ name }) => chosen.length === 0 || chosen.some((each) => each.startsWith(name))).map(
     ({ title, version, guarantee, missing }) =>
       missing === undefined ? `| ${title} | ${version} | ${guarantee} |` : `| ${title} | left out | ${missing} |`,
   );

@@ -3,6 +3,15 @@
  * @module
  */
 import type { System } from "./system.ts";
-import { handover } from "./systems/handover.ts";
+import { barePoll, bareSse, fastify, relay, socketIo } from "./systems/bare.ts";
+import { mosquitto, nats, natsSynced, rabbitMq, webMqtt } from "./systems/brokers.ts";
+import { handover, handoverIdle, handoverOnRabbitMq, handoverUncapped } from "./systems/handover.ts";
 
-export const SYSTEMS: readonly System[] = [handover];
+/** Those that hand messages over. */
+export const SYSTEMS: readonly System[] = [handover, rabbitMq, natsSynced, webMqtt, nats, mosquitto, socketIo, relay, handoverOnRabbitMq];
+/** Those that take messages for somebody who is away, and what a request costs in any case. */
+export const STORES: readonly System[] = [handoverUncapped, rabbitMq, natsSynced, nats, mosquitto, fastify];
+/** Those that hold connections. */
+export const HOLDERS: readonly System[] = [handoverIdle, mosquitto, nats, socketIo, relay, barePoll, bareSse];
+/** All, as the report names them. */
+export const ALL: readonly System[] = [...SYSTEMS, fastify];

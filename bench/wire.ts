@@ -32,9 +32,11 @@ export interface Hearing {
 
 export interface Wire {
   /** @param accepted  is told how many more the server has taken, by its own word */
-  sender(address: string, pair: number, accepted: (count: number) => void): Promise<Sender>;
+  sender?(address: string, pair: number, accepted: (count: number) => void): Promise<Sender>;
   /** Resolves when what is sent from now on is received. */
   receiver?(address: string, pair: number, hearing: Hearing): Promise<Receiver>;
+  /** Where messages are kept only for receivers that were there once: makes that of a pair known. */
+  absent?(address: string, pair: number): Promise<void>;
   /** One message to many pairs' receivers at once; where the wire has no such thing, not there. */
   fanOut?(address: string, pairs: number, accepted: (count: number) => void): Promise<Sender>;
 }

@@ -12,12 +12,12 @@ import { HttpConnection } from "./http.ts";
 export const SECRET = "a secret for benchmarks, of more than 32 bytes";
 const MOST = 100;
 
-function token(user: string): Promise<string> {
+export function token(user: string): Promise<string> {
   return new SignJWT({ sid: `bench-${user}` })
     .setProtectedHeader({ alg: "HS256" })
     .setSubject(user)
     .setAudience("handover")
-    .setExpirationTime("10h")
+    .setExpirationTime("5y")
     .sign(new TextEncoder().encode(SECRET));
 }
 
@@ -53,7 +53,12 @@ type Frame =
 
 const read = (data: unknown) => JSON.parse(String(data)) as Frame;
 
-async function webSocketSender(address: string, pair: number, accepted: (count: number) => void, fields = fieldsTo): Promise<Sender> {
+async function webSocketSender(
+  address: string,
+  pair: number,
+  accepted: (count: number) => void,
+  fields: (pair: number, body: string) => string = fieldsTo,
+): Promise<Sender> {
   const socket = await open(address, `sender-${pair}`, {});
   socket.on("message", (data) => {
     const frame = read(data);
@@ -160,7 +165,7 @@ interface PollAnswer {
 }
 
 /** Acknowledges with the next poll. It counts when it is sent: its answer comes with the next mail only. */
-async function pollReceiver(address: string, pair: number, hearing: Hearing): Promise<Receiver> {
+async function pollReceiver(address: string, pair: number, hearing: Hearing, waitSeconds = 10): Promise<Receiver> {
   const connection = await HttpConnection.open(address, await token(receiverName(pair)));
   let isOpen = true;
   let position: { epoch?: string; cursor?: number; ack?: { upto: number } } = {};
@@ -177,7 +182,7 @@ async function pollReceiver(address: string, pair: number, hearing: Hearing): Pr
   };
   await poll(0);
   const go = async () => {
-    while (isOpen) await poll(10);
+    while (isOpen) await poll(waitSeconds);
   };
   go().catch((thrown: unknown) => {
     if (isOpen) throw thrown;
@@ -256,5 +261,14 @@ export const fromHead: Wire = {
 };
 export const sse: Wire = { sender: arrays, receiver: sseReceiver };
 export const poll: Wire = { sender: arrays, receiver: pollReceiver };
+/** With the longest wait that a server grants; 10 seconds is what the SDK asks for. */
+export const longestPoll: Wire = { receiver: (address, pair, hearing) => pollReceiver(address, pair, hearing, 60) };
+/** Each message to another of so many mailboxes, at random. */
+export const spread = (mailboxes: number): Wire => ({
+  sender: (address, pair, accepted) =>
+    webSocketSender(address, pair, accepted, (_pair, body) => {
+      return `"to":{"user":"crowd-${Math.floor(Math.random() * mailboxes)}"},"type":"bench","idempotencyKey":"${RUN}-${pair}-${serial++}","data":${body}}`;
+    }),
+});
 /** One message a request, by plain POST. */
 export const post: Wire = { sender: (address, pair, accepted) => httpSender(address, pair, accepted, 1) };
