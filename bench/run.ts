@@ -8,6 +8,7 @@ import { parseArgs } from "node:util";
 import { Bench } from "./claim.ts";
 import { CLAIMS } from "./claims.ts";
 import { aboutMachine, aboutSystems } from "./report.ts";
+import { installPeers } from "./wires/packages.ts";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -28,6 +29,7 @@ for (const name of positionals) {
   if (!CLAIMS.some((claim) => claim.name === name))
     throw new Error(`There is no claim ${name}; there are ${CLAIMS.map((claim) => claim.name).join(", ")}.`);
 }
+installPeers();
 const isWhole = positionals.length === 0 && chosen.systems.length === 0 && !chosen.isSmoke;
 const parts = [aboutMachine(), aboutSystems(chosen.systems)];
 for (const claim of CLAIMS) {
