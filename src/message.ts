@@ -3,11 +3,15 @@
  * @module
  */
 import { hash } from "node:crypto";
-import { uuidv7 } from "uuidv7";
+import { V7Generator } from "uuidv7";
 import { requireSender, requireService, requireType, sourceOf } from "./auth.ts";
 import type { Addressed, EngineSupports, Recipient } from "./engine.ts";
 import { HandoverError } from "./errors.ts";
 import { type Identity, type MessageId, type MessageRequest, PROTOCOL, type SessionId, type UserId, writeData } from "./protocol.ts";
+
+/** Ids never repeat and never go back, however far the time of day is set back. */
+const IDS = new V7Generator();
+IDS.setRollbackAllowance(2 ** 48 - 1);
 
 export interface AcceptanceRules {
   /** Most bytes of the whole event. */
@@ -40,7 +44,7 @@ export function prepareMessage(identity: Identity, request: MessageRequest, rule
   const acceptedAtMs = rules.now();
   const ttl = Math.min(request.ttl ?? PROTOCOL.defaultTtlSeconds, rules.maxTtlSeconds);
   const expiresAtMs = acceptedAtMs + (ttl > 0 ? ttl * 1000 : recipients.some(rules.isLive) ? PROTOCOL.ttlZeroMs : 0);
-  const id = uuidv7() as MessageId;
+  const id = IDS.generate().toString() as MessageId;
   const time = new Date(acceptedAtMs).toISOString();
   const source = sourceOf(identity);
   const data = request.data === undefined ? undefined : writeData(request.data);

@@ -43,8 +43,11 @@ export interface Channel {
   position(): Seq | undefined;
   /** The link may take frames again. */
   drained(): void;
-  /** The connection or poll is over. Nothing is settled by that; safe to call more than once. */
-  closed(): void;
+  /**
+   * The connection or poll is over. Nothing is settled by that; safe to call more than once.
+   * @param isReturning  its client comes back at once, by itself, and counts as live meanwhile
+   */
+  closed(isReturning?: boolean): void;
 }
 
 /** Acknowledgements of one receiver. */
