@@ -32,8 +32,6 @@ const FULL_ATTEMPTS = 3;
 const FULL_ATTEMPT_EVERY = 16;
 /** A transport that falls silent so often in a row is held for one that something on the way swallows, and not for a network that was away. */
 const MAX_SILENCES = 2;
-/** Least time between two tokens. */
-const RENEWAL_MS = 1_000;
 /** How long `close` waits for answers that are under way. */
 const CLOSE_MS = 5_000;
 
@@ -209,11 +207,14 @@ export class Connection {
   async #renewed(current: Wire, over: AbortSignal): Promise<Wire | HandoverError> {
     const { token } = this.#parts;
     for (let failures = 0; ; failures++) {
-      await pause(failures > 0 ? backoffMs(failures) : Math.max(token.restMs, RENEWAL_MS), over);
+      // A timer may ring a moment too soon.
+      await pause(failures > 0 ? backoffMs(failures) : token.restMs + 1, over);
       if (over.aborted) return current.ended;
       try {
-        if (current.renew(await token.get())) failures = -1;
-        else {
+        if (current.renew(await token.get())) {
+          // One that is about to end already is not asked for again and again.
+          if (token.restMs > 0) failures = -1;
+        } else {
           const wire = await this.#another(current.transport, over);
           if (wire) return wire;
         }
