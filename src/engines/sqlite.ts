@@ -29,7 +29,7 @@ import type {
 import { HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
 import type { FromWorker, Happening, Op, Result, ResultOf, ToWorker, UnsettledRow, WorkerOptions } from "./sqlite/call.ts";
-import { COPY } from "./sqlite/call.ts";
+import { COPY, MAX_BATCH_BYTES } from "./sqlite/call.ts";
 import {
   checkText,
   checkWhole,
@@ -54,9 +54,9 @@ export interface SqliteOptions {
   readonly mailboxMaxBytes?: number;
   /** How often a message is handed out before a nack makes it a dead letter. */
   readonly maxAttempts?: number;
-  /** How long a commit may take before the store counts as failed. */
+  /** How long a commit may take before the store counts as failed, ms. Four seconds: all who wait are answered, and the process has ended, within five. */
   readonly commitTimeoutMs?: number;
-  /** Room on the disk that is kept for acknowledgements when it is full. */
+  /** Room on the disk that is kept for acknowledgements when it is full; more than what waits in the log and what one batch adds (worker.ts). */
   readonly reserveBytes?: number;
   /** The clock, ms since the Unix epoch. */
   readonly now?: () => number;
@@ -93,8 +93,8 @@ const REST_MS = 1_000;
 const REST_STEP_MS = 20;
 /** A page with so many gaps is full: whoever missed very much is told of it page by page. */
 const MAX_GAPS = 1_000;
-/** Most deliveries in one batch: what it takes stays far below the commit's timeout. */
-const MAX_BATCH = 10_000;
+/** What a delivery takes in the file, its keys and its part of the indexes included; not more than this. */
+const DELIVERY_BYTES = 300;
 
 /** Makes an engine that stores in `options.dir`; nothing is opened before `open`. */
 export function sqliteEngine(options: SqliteOptions): SqliteEngine {
@@ -103,6 +103,7 @@ export function sqliteEngine(options: SqliteOptions): SqliteEngine {
 
 interface Asked {
   readonly op: Op;
+  /** How much work it is, in deliveries that are stored. */
   readonly weight: number;
   /** Takes the result, in the order of the batch; throws nothing. */
   readonly done: (result: Result) => void;
@@ -156,9 +157,9 @@ class Sqlite implements SqliteEngine {
       mailboxMaxMessages: options.mailboxMaxMessages ?? 10_000,
       mailboxMaxBytes: options.mailboxMaxBytes ?? 64 * 1024 * 1024,
       maxAttempts: options.maxAttempts ?? 10,
-      reserveBytes: options.reserveBytes ?? 4 * 1024 * 1024,
+      reserveBytes: options.reserveBytes ?? 8 * 1024 * 1024,
     };
-    this.#commitTimeoutMs = options.commitTimeoutMs ?? 5_000;
+    this.#commitTimeoutMs = options.commitTimeoutMs ?? 4_000;
     this.#now = options.now ?? Date.now;
     this.#log = options.log ?? ((line) => console.error(line));
     this.#committed = options.committed;
@@ -201,7 +202,7 @@ class Sqlite implements SqliteEngine {
   async append(batch: readonly Addressed[]): Promise<readonly Appended[]> {
     if (batch.length === 0) return [];
     const items = batch.map(toItem);
-    const weight = items.reduce((sum, item) => sum + item[6].length, 0);
+    const weight = items.reduce((sum, item) => sum + item[6].length + Buffer.byteLength(item[2]) / DELIVERY_BYTES, 0);
     return new Promise((resolve, reject) => {
       this.#ask(["append", items], weight, reject, (results: ResultOf["append"]) => {
         resolve(batch.map((message, place) => toAppended(message, items[place], results[place])));
@@ -400,17 +401,19 @@ class Sqlite implements SqliteEngine {
   #flush(): void {
     if (this.#sent || this.#queue.length === 0 || this.#isFailed()) return;
     let weight = 0;
+    let bytes = 0;
     let count = 0;
     for (const asked of this.#queue) {
       weight += asked.weight;
-      if (count > 0 && weight > MAX_BATCH) break;
+      if (count > 0 && weight * DELIVERY_BYTES > MAX_BATCH_BYTES) break;
+      bytes = weight * DELIVERY_BYTES;
       count += 1;
     }
     const batch = count === this.#queue.length ? this.#queue : this.#queue.slice(0, count);
     this.#queue = count === this.#queue.length ? [] : this.#queue.slice(count);
     this.#sent = batch;
     this.#watch("A commit was not answered in time: the disk hangs.");
-    this.#worker?.postMessage({ kind: "batch", batch: { nowMs: this.#now(), ops: batch.map((asked) => asked.op) } } satisfies ToWorker);
+    this.#worker?.postMessage({ kind: "batch", batch: { nowMs: this.#now(), ops: batch.map((asked) => asked.op), bytes } } satisfies ToWorker);
   }
 
   #receive(message: FromWorker): void {
