@@ -44,6 +44,7 @@ import {
   toSessionEnd,
   toState,
 } from "./sqlite/value.ts";
+import { type Tail, tell } from "./tail.ts";
 
 export interface SqliteOptions {
   /** The data folder; made on first use, mode 0700. */
@@ -110,14 +111,9 @@ interface Asked {
   readonly failed: (cause: HandoverError) => void;
 }
 
-/** An attachment as the engine sees it, with what it is to be told after this batch. */
-interface Tail {
-  readonly user: UserId;
-  readonly events: MailboxEvents;
+interface LiveTail extends Tail {
   /** Whether the worker has carried out the attachment: it is told of what came after that. */
   isLive: boolean;
-  entries: Entry[];
-  ended: Ended[];
 }
 
 class Sqlite implements SqliteEngine {
@@ -132,7 +128,7 @@ class Sqlite implements SqliteEngine {
   readonly #log: (line: string) => void;
   readonly #committed: ((commit: CommitDone) => void) | undefined;
   readonly #damaged: ((count: number) => void) | undefined;
-  readonly #tails = new Map<UserId, Tail>();
+  readonly #tails = new Map<UserId, LiveTail>();
   #worker: Worker | undefined;
   #epoch = "" as Epoch;
   #state: "new" | "open" | "closing" | "closed" | "failed" = "new";
@@ -140,7 +136,7 @@ class Sqlite implements SqliteEngine {
   #queue: Asked[] = [];
   #sent: readonly Asked[] | undefined;
   #isFlushPlanned = false;
-  #withNews = new Set<Tail>();
+  #withNews = new Set<LiveTail>();
   #watchdog: NodeJS.Timeout | undefined;
   #sweepTimer: NodeJS.Timeout | undefined;
   #sweepAtMs = Number.POSITIVE_INFINITY;
@@ -216,7 +212,7 @@ class Sqlite implements SqliteEngine {
 
   async attach(user: UserId, events: MailboxEvents): Promise<Attachment> {
     if (this.#tails.has(user)) throw new HandoverError("internal", `The mailbox of ${user} is attached already; detach first.`);
-    const tail: Tail = { user, events, isLive: false, entries: [], ended: [] };
+    const tail: LiveTail = { user, events, isLive: false, entries: [], ended: [] };
     // Taken at once, so that a second attachment is refused; news are told from the worker's answer on.
     this.#tails.set(user, tail);
     const head = await new Promise<Seq>((resolve, reject) => {
@@ -266,7 +262,7 @@ class Sqlite implements SqliteEngine {
     return (await this.#call<ResultOf["settle"]>(op, weight)).map(toEnded);
   }
 
-  async #detach(tail: Tail): Promise<void> {
+  async #detach(tail: LiveTail): Promise<void> {
     if (this.#tails.get(tail.user) !== tail) return;
     this.#tails.delete(tail.user);
     // A store that is gone need not be told.
@@ -465,12 +461,12 @@ class Sqlite implements SqliteEngine {
       }
     }
     if (message.dueMs !== null) this.#sweepBy(message.dueMs);
-    for (const tail of this.#withNews) this.#tell(tail);
+    for (const tail of this.#withNews) tell(tail, () => this.#tails.get(tail.user) === tail, this.#log);
     this.#withNews.clear();
     if (!this.#sent && this.#queue.length === 0) this.#whenIdle?.();
   }
 
-  #tailOf(user: string): Tail | undefined {
+  #tailOf(user: string): LiveTail | undefined {
     const tail = this.#tails.get(user as UserId);
     return tail?.isLive ? tail : undefined;
   }
@@ -491,19 +487,6 @@ class Sqlite implements SqliteEngine {
     if (happening[1] === "again") tail.entries.push(toEntry(happening[3]));
     else tail.ended.push(toEnded(happening[3]));
     this.#withNews.add(tail);
-  }
-
-  /** Deliveries first: an ending may be of one of them. */
-  #tell(tail: Tail): void {
-    const { entries, ended } = tail;
-    tail.entries = [];
-    tail.ended = [];
-    try {
-      if (entries.length > 0 && this.#tails.get(tail.user) === tail) tail.events.deliver(entries);
-      if (ended.length > 0 && this.#tails.get(tail.user) === tail) tail.events.ended(ended);
-    } catch (thrown) {
-      this.#log(`A mailbox's events could not be handed on: ${String(thrown)}`);
-    }
   }
 
   #sweepBy(dueMs: number): void {

@@ -1,5 +1,6 @@
 /** A disk that is full, as senders, receivers and an operator see it: the real command, its data and its log on a small disk with ext4. */
-import { closeSync, fsyncSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { closeSync, constants, fsyncSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -47,6 +48,23 @@ describeWith(EXT4, "a full disk under a running server", () => {
     expect((await send()).status).toBe(201);
     // It says that it stops, and does.
     expect(await server.terminate()).toBe(0);
+  });
+
+  test.each(["stands still", "dies"])("[D13] a log whose reader %s holds nothing up: requests are answered, and SIGTERM is a clean end", async (how) => {
+    const pipe = join(folder, "pipe");
+    execFileSync("mkfifo", [pipe]);
+    const reader = openSync(pipe, constants.O_RDWR | constants.O_NONBLOCK);
+    // A provider that gives no keys has a line in the log.
+    server = await CommandServer.start(await freePort(), join(folder, "data"), ["--jwks-url", "http://127.0.0.1:1/keys"], {}, pipe);
+    const { url } = server;
+    if (how === "dies") closeSync(reader);
+    else fillPipe(reader);
+    const strange = `${part({ alg: "RS256", kid: "x" })}.${part({ sub: "u", sid: "s", aud: "handover", exp: 9_999_999_999 })}.${"A".repeat(342)}`;
+    const send = (as: string) => call(`${url}/v1/messages`, { token: as, body: { to: { user: "bob" }, type: "t" } });
+    expect((await send(strange)).status, "the keys are not to be had").toBe(503);
+    expect((await send(SERVICE_CREDENTIAL)).status).toBe(201);
+    expect(await server.terminate()).toBe(0);
+    if (how !== "dies") closeSync(reader);
   });
 
   test(
@@ -148,6 +166,20 @@ describeWith(EXT4, "a full disk under a running server", () => {
     return { sent, refused, againMs, lost: [...accepted].filter(([id, name]) => !gone.has(id) && found.get(id) !== name) };
   }
 });
+
+const part = (content: object) => Buffer.from(JSON.stringify(content)).toString("base64url");
+
+/** Writes into a pipe until there is no room in it. */
+function fillPipe(fd: number): void {
+  for (let size = 4_096; size >= 1; ) {
+    try {
+      writeSync(fd, Buffer.alloc(size, "\n"));
+    } catch (thrown) {
+      if ((thrown as NodeJS.ErrnoException).code !== "EAGAIN") throw thrown;
+      size = Math.floor(size / 2);
+    }
+  }
+}
 
 function unexpected(): never {
   throw new Error("nothing there");
