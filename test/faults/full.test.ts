@@ -50,22 +50,25 @@ describeWith(EXT4, "a full disk under a running server", () => {
     expect(await server.terminate()).toBe(0);
   });
 
-  test.each(["stands still", "dies"])("[D13] a log whose reader %s holds nothing up: requests are answered, and SIGTERM is a clean end", async (how) => {
-    const pipe = join(folder, "pipe");
-    execFileSync("mkfifo", [pipe]);
-    const reader = openSync(pipe, constants.O_RDWR | constants.O_NONBLOCK);
-    // A provider that gives no keys has a line in the log.
-    server = await CommandServer.start(await freePort(), join(folder, "data"), ["--jwks-url", "http://127.0.0.1:1/keys"], {}, pipe);
-    const { url } = server;
-    if (how === "dies") closeSync(reader);
-    else fillPipe(reader);
-    const strange = `${part({ alg: "RS256", kid: "x" })}.${part({ sub: "u", sid: "s", aud: "handover", exp: 9_999_999_999 })}.${"A".repeat(342)}`;
-    const send = (as: string) => call(`${url}/v1/messages`, { token: as, body: { to: { user: "bob" }, type: "t" } });
-    expect((await send(strange)).status, "the keys are not to be had").toBe(503);
-    expect((await send(SERVICE_CREDENTIAL)).status).toBe(201);
-    expect(await server.terminate()).toBe(0);
-    if (how !== "dies") closeSync(reader);
-  });
+  test.each(["stands still", "dies"])(
+    "[D13] a log whose reader %s holds nothing up: requests are answered, and SIGTERM is a clean end",
+    async (how) => {
+      const pipe = join(folder, "pipe");
+      execFileSync("mkfifo", [pipe]);
+      const reader = openSync(pipe, constants.O_RDWR | constants.O_NONBLOCK);
+      // A provider that gives no keys has a line in the log.
+      server = await CommandServer.start(await freePort(), join(folder, "data"), ["--jwks-url", "http://127.0.0.1:1/keys"], {}, pipe);
+      const { url } = server;
+      if (how === "dies") closeSync(reader);
+      else fillPipe(reader);
+      const strange = `${part({ alg: "RS256", kid: "x" })}.${part({ sub: "u", sid: "s", aud: "handover", exp: 9_999_999_999 })}.${"A".repeat(342)}`;
+      const send = (as: string) => call(`${url}/v1/messages`, { token: as, body: { to: { user: "bob" }, type: "t" } });
+      expect((await send(strange)).status, "the keys are not to be had").toBe(503);
+      expect((await send(SERVICE_CREDENTIAL)).status).toBe(201);
+      expect(await server.terminate()).toBe(0);
+      if (how !== "dies") closeSync(reader);
+    },
+  );
 
   test(
     "[D12] a full disk, the log on it too: 507 and never a false 201, mail is read, acknowledged and taken back, and soon after there is room it is taken again; nothing is lost",
