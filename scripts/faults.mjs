@@ -1,6 +1,6 @@
 // `npm run faults`: the long form of every fault test, then its controls (mistakes of test/mutations.json that the short form must see), and
 // docs/reliability.md from what they found. `npm run faults -- R4 R5` runs those only; the page keeps what the last run of the others found.
-// Wants root on Linux, loop devices, gcc, e2fsprogs and xfsprogs; about half an hour on two cores.
+// Wants root on Linux, loop devices, gcc, e2fsprogs, xfsprogs and faketime; about three quarters of an hour on two cores.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus, release, tmpdir, totalmem } from "node:os";
@@ -39,6 +39,26 @@ const FAULTS = {
     title: "The disk fails",
     text: "Under load, syncs fail or hang, or writes fail. Who waits is answered 503, the process says why and ends, nothing accepted is lost and nothing acknowledged is back.",
     files: ["test/failstop.test.ts"],
+  },
+  R7: {
+    title: "The server is stopped",
+    text: "SIGTERM under load on WebSocket, long polling and HTTP, again and again. Nothing accepted is lost or handled twice, who is refused is answered 503 with a time to come back, and the process is gone within 10 s. Hundreds of pages come back spread out: no second has more than a fifth of them.",
+    files: ["test/faults/drain.test.ts"],
+  },
+  R8: {
+    title: "The network loses answers",
+    text: "A proxy loses every fifth answer after the work was done, cuts others in their middle, makes every tenth request twice and breaks WebSockets; meanwhile the server is killed once. By its key each send is stored once, by its id each message is handled once, and what is sent again later has the first answer. Without keys some are stored twice: the control.",
+    files: ["test/faults/network.test.ts"],
+  },
+  R12: {
+    title: "The time of day jumps",
+    text: "By 2 hours and by a day, forward and back, under load (libfaketime; in smaller tests a clock of the test). What lasts is measured by a clock that nobody sets: no connection breaks, polls take their time, who polls is live, nothing is lost, doubled or out of order, ids go forward. What is a date follows the time of day: `ttl`, and a token's `exp` when it is shown.",
+    files: ["test/faults/clock.test.ts", "test/auth.test.ts"],
+  },
+  R14: {
+    title: "Peers fall silent",
+    text: "Their lines swallow everything, and say nothing of it. Each is let go of and counts as live no longer within 45 s, on WebSocket, server-sent events and long polling; nothing that was on its way to them counts as processed, and who comes back by another transport gets all of it, once.",
+    files: ["test/faults/silent.test.ts"],
   },
 };
 

@@ -7,7 +7,7 @@ import { decodeProtectedHeader, errors, type JWTPayload, type JWTVerifyGetKey, j
 import type { NewSession } from "./answers.ts";
 import { HandoverError } from "./errors.ts";
 import { PROVIDER_ALGORITHMS, providerKeys } from "./jwks.ts";
-import type { Identity, SessionId, UserId, UserIdentity } from "./protocol.ts";
+import { type Identity, leftMsOf, type SessionId, type UserId, type UserIdentity } from "./protocol.ts";
 import { X0 } from "./x0.ts";
 
 const NAME = /^[A-Za-z0-9._:@-]{1,128}$/;
@@ -69,7 +69,8 @@ export class Authenticator {
   readonly #audience: string;
   readonly #serviceKeys: readonly { readonly name: string; readonly digest: Buffer }[];
   readonly #now: () => number;
-  readonly #verified = new Map<string, UserIdentity>();
+  /** Whose a token is; or that it was refused once because it had ended: when the time of day is set back, that stays. */
+  readonly #verified = new Map<string, UserIdentity | "ended">();
 
   constructor(options: AuthenticatorOptions) {
     this.#secret = options.tokenSecret === "" ? undefined : new TextEncoder().encode(options.tokenSecret);
@@ -89,16 +90,27 @@ export class Authenticator {
   async authenticate(credential: string | undefined): Promise<Identity> {
     if (!credential) throw new HandoverError("token-invalid", "There is no token. Send `Authorization: Bearer <token>`.");
     const cached = this.#verified.get(credential);
-    if (cached) return requireUnexpired(cached, this.#now());
-    const service = this.#service(credential);
+    if (cached === "ended") throw expired();
+    const service = cached ? undefined : this.#service(credential);
     if (service) return service;
-    const identity = requireUnexpired(await this.#verify(credential), this.#now());
-    if (this.#verified.size >= MAX_CACHED_TOKENS) {
+    try {
+      const identity = cached ?? (await this.#verify(credential));
+      const leftMs = identity.expiresAtMs - this.#now();
+      if (leftMs <= 0) throw expired();
+      if (!cached) this.#remember(credential, identity);
+      return { ...identity, goodUntilMs: performance.now() + leftMs };
+    } catch (thrown) {
+      if (thrown instanceof HandoverError && thrown.code === "token-expired") this.#remember(credential, "ended");
+      throw thrown;
+    }
+  }
+
+  #remember(token: string, identity: UserIdentity | "ended"): void {
+    if (this.#verified.size >= MAX_CACHED_TOKENS && !this.#verified.has(token)) {
       const oldest = this.#verified.keys().next();
       if (!oldest.done) this.#verified.delete(oldest.value);
     }
-    this.#verified.set(credential, identity);
-    return identity;
+    this.#verified.set(token, identity);
   }
 
   /**
@@ -158,7 +170,7 @@ export class Authenticator {
     } catch (thrown) {
       if (thrown instanceof HandoverError) throw thrown;
       if (thrown instanceof errors.JWTExpired) {
-        throw new HandoverError("token-expired", "The token has expired. Ask the backend for a new one.", { cause: thrown });
+        throw expired(thrown);
       }
       throw new HandoverError("token-invalid", "The token is not valid here: not signed by whom it trusts, or not made for it.", {
         cause: thrown,
@@ -189,11 +201,12 @@ export class Authenticator {
 }
 
 /** What a token allows ends with it, on a live connection too. @throws HandoverError token-expired */
-export function requireUnexpired<I extends Identity>(identity: I, nowMs: number): I {
-  if (identity.kind === "user" && identity.expiresAtMs <= nowMs) {
-    throw new HandoverError("token-expired", "The token has expired. Ask the backend for a new one.");
-  }
-  return identity;
+export function requireUnexpired(identity: Identity): void {
+  if (identity.kind === "user" && leftMsOf(identity) <= 0) throw expired();
+}
+
+function expired(cause?: unknown): HandoverError {
+  return new HandoverError("token-expired", "The token has expired. Ask the backend for a new one.", { cause });
 }
 
 /** @throws HandoverError forbidden, when this identity has no mailbox to read or may not read it */

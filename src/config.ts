@@ -207,7 +207,7 @@ const SETTINGS = {
     {
       variable: "HANDOVER_DRAIN_MS",
       unit: "ms",
-      default: 5_000,
+      default: 8_000,
       says: "When stopping: the time over which clients are told to spread their return.",
     },
     0,

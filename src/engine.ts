@@ -211,6 +211,11 @@ export interface Engine {
    *   engine has struck it out, the next start may find it stored. An idempotency key makes sending it again safe
    */
   append(batch: readonly Addressed[]): Promise<readonly Appended[]>;
+  /**
+   * Stores messages that have nothing to do with one another: each as if it were appended by itself, where possible in one commit. Never throws.
+   * @returns per item, in order, its outcome, or what {@link append} would have thrown
+   */
+  appendEach(batch: readonly Addressed[]): Promise<readonly (Appended | HandoverError)[]>;
   /** Opens the live tail of a mailbox; a mailbox nobody has written to is empty. At most one attachment per user and engine object. */
   attach(user: UserId, events: MailboxEvents): Promise<Attachment>;
   /** State of a message, or undefined when it is not (or no longer) known. Only where `supports.state`. */

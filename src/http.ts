@@ -151,7 +151,7 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
 function healthRoutes(app: FastifyInstance, { hub, isReady }: HttpOptions): void {
   app.get("/livez", async () => ({ status: "live" }));
   app.get("/readyz", async () => {
-    if (hub.isDraining) throw new HandoverError("draining", "The server is about to stop.");
+    if (hub.isDraining) throw hub.draining();
     if (hub.isStoreFull) throw new HandoverError("store-unavailable", "The disk of the store is full: mail can be acknowledged, not sent.");
     if (!isReady()) throw new HandoverError("store-unavailable", "The store does not take messages; the log says why.");
     return { status: "ready" };
@@ -200,7 +200,9 @@ function receivingRoutes(app: FastifyInstance, { hub }: HttpOptions): void {
     const poll = holdPoll(hub, identity, parse(SCHEMAS.poll, request.body, "The poll"));
     reply.raw.once("close", poll.abandon);
     const answer = await poll.answer;
-    return answer === undefined ? reply.code(204).send() : reply.type("application/json; charset=utf-8").send(answer);
+    if (answer !== undefined) return reply.type("application/json; charset=utf-8").send(answer);
+    if (hub.isDraining) writeRetryAfter(reply, hub.draining());
+    return reply.code(204).send();
   });
 
   // HEAD would take the place of the receiver's stream, for nothing.
@@ -337,7 +339,7 @@ function upgrade(options: HttpOptions, request: IncomingMessage, socket: Duplex,
     if (origin !== undefined && !options.isOpen && !isAllowedOrigin(options.origins, origin, host)) {
       throw new HandoverError("forbidden", "Pages of this origin may not connect here; HANDOVER_ORIGINS lists those that may.");
     }
-    if (options.hub.isDraining) throw new HandoverError("draining", "The server is about to stop.");
+    if (options.hub.isDraining) throw options.hub.draining();
     const protocols = (request.headers["sec-websocket-protocol"] ?? "").split(",").map((name) => name.trim());
     if (!protocols.includes(PROTOCOL.subprotocol)) {
       throw new HandoverError("bad-request", `The WebSocket subprotocol is ${PROTOCOL.subprotocol}; the request must offer it.`);
@@ -392,10 +394,14 @@ export function fromFastify(thrown: unknown): HandoverError {
   }
 }
 
+function writeRetryAfter(reply: FastifyReply, { retryAfterMs }: HandoverError): void {
+  if (retryAfterMs !== undefined) reply.header("Retry-After", Math.ceil(retryAfterMs / 1000));
+}
+
 function sendProblem(reply: FastifyReply, error: HandoverError, more: object = {}): FastifyReply {
   reply.code(error.status).type("application/problem+json");
   if (error.status === 401) reply.header("WWW-Authenticate", "Bearer");
-  if (error.retryAfterMs !== undefined) reply.header("Retry-After", Math.ceil(error.retryAfterMs / 1000));
+  writeRetryAfter(reply, error);
   // draft-ietf-httpapi-ratelimit-headers: nothing left, and for how long.
   if (error.code === "rate-limited") reply.header("RateLimit", `"default";r=0;t=${Math.ceil((error.retryAfterMs ?? 0) / 1000)}`);
   return reply.send(JSON.stringify({ ...error.problem(), ...more }));

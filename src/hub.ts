@@ -47,6 +47,7 @@ export interface HubOptions {
   readonly onError?: (error: HandoverError) => void;
   /** Counts what happens here. */
   readonly metrics?: Metrics;
+  /** The time of day, ms since the Unix epoch: when a message was accepted. Whatever lasts is measured by `performance.now()`. */
   readonly now?: () => number;
 }
 
@@ -61,7 +62,8 @@ export class Hub implements Gateway {
   /** The same mailboxes, once they are attached: for what cannot wait. */
   readonly #attached = new Map<UserId, Mailbox>();
   readonly #housekeeping: NodeJS.Timeout;
-  #isDraining = false;
+  /** While it is about to stop: the time over which everybody is to come back, ms. */
+  #returnMs: number | undefined;
   #storeFullUntilMs = 0;
 
   constructor(options: HubOptions) {
@@ -75,7 +77,7 @@ export class Hub implements Gateway {
       supports: options.engine.supports,
       now: this.#now,
       isKnown: options.isKnown,
-      isLive: ({ user, session }: Recipient) => this.#attached.get(user)?.isLive(session, this.#now()) ?? false,
+      isLive: ({ user, session }: Recipient) => this.#attached.get(user)?.isLive(session) ?? false,
     };
     this.#housekeeping = setInterval(() => this.#forgetAbsent(), HOUSEKEEPING_MS);
     this.#housekeeping.unref();
@@ -83,11 +85,11 @@ export class Hub implements Gateway {
 
   /** Whether the store had no room for the last messages, a moment ago. */
   get isStoreFull(): boolean {
-    return this.#now() < this.#storeFullUntilMs;
+    return performance.now() < this.#storeFullUntilMs;
   }
 
   get isDraining(): boolean {
-    return this.#isDraining;
+    return this.#returnMs !== undefined;
   }
 
   async authenticate(credential: string | undefined): Promise<Identity> {
@@ -127,32 +129,57 @@ export class Hub implements Gateway {
   async sendAll(identity: Identity, requests: readonly unknown[]): Promise<readonly (Accepted | HandoverError)[]> {
     const startedAtMs = performance.now();
     try {
-      if (this.#isDraining) throw draining();
-      requireUnexpired(identity, this.#now());
-      // The body may have taken its time.
-      if (identity.kind === "user") await this.sessions.admit(identity);
-      const orError = <T>(make: () => T): T | HandoverError => {
-        try {
-          return make();
-        } catch (thrown) {
-          return this.#reported(thrown);
-        }
-      };
-      const parsed = requests.map((request) => orError(() => parse(SCHEMAS.message, request, "The message")));
-      const users = await this.#usersOfSessions(identity, parsed);
-      const rules = { ...this.#rules, usersOfSession: (session: SessionId) => users.get(session) ?? [] };
-      const prepared = parsed.map((each) => (each instanceof HandoverError ? each : orError(() => prepareMessage(identity, each, rules))));
-      if (prepared.every(isPrepared)) {
-        await this.#announce(prepared);
-        const outcomes = await this.#engine.append(prepared);
-        this.#options.metrics?.accepted(performance.now() - startedAtMs);
-        return outcomes.map((appended) => this.#counted(resultOf(appended), appended.outcome === "repeated"));
-      }
-      return prepared.map((each) => this.#counted(isPrepared(each) ? notStored() : each));
+      const prepared = await this.#prepare(identity, requests);
+      if (!prepared.every(isPrepared)) return prepared.map((each) => this.#counted(isPrepared(each) ? notStored() : each));
+      await this.#announce(prepared);
+      const outcomes = await this.#engine.append(prepared);
+      this.#options.metrics?.accepted(performance.now() - startedAtMs);
+      return outcomes.map((appended) => this.#counted(resultOf(appended), appended.outcome === "repeated"));
     } catch (thrown) {
       const error = this.#reported(thrown);
       return requests.map(() => this.#counted(error));
     }
+  }
+
+  async sendEach(identity: Identity, requests: readonly unknown[]): Promise<readonly (Accepted | HandoverError)[]> {
+    const startedAtMs = performance.now();
+    try {
+      const prepared = await this.#prepare(identity, requests);
+      const good = prepared.filter(isPrepared);
+      await this.#announce(good);
+      const outcomes = good.length === 0 ? [] : await this.#engine.appendEach(good);
+      const durationMs = performance.now() - startedAtMs;
+      let next = 0;
+      return prepared.map((each) => {
+        if (!isPrepared(each)) return this.#counted(each);
+        const outcome = outcomes[next++] ?? notStored();
+        if (outcome instanceof HandoverError) return this.#counted(this.#reported(outcome));
+        this.#options.metrics?.accepted(durationMs);
+        return this.#counted(resultOf(outcome), outcome.outcome === "repeated");
+      });
+    } catch (thrown) {
+      const error = this.#reported(thrown);
+      return requests.map(() => this.#counted(error));
+    }
+  }
+
+  /** Who may, to whom: each request as the engine takes it, or why not. @throws HandoverError what refuses all of them */
+  async #prepare(identity: Identity, requests: readonly unknown[]): Promise<readonly (Addressed | HandoverError)[]> {
+    if (this.isDraining) throw this.draining();
+    requireUnexpired(identity);
+    // The body may have taken its time.
+    if (identity.kind === "user") await this.sessions.admit(identity);
+    const orError = <T>(make: () => T): T | HandoverError => {
+      try {
+        return make();
+      } catch (thrown) {
+        return this.#reported(thrown);
+      }
+    };
+    const parsed = requests.map((request) => orError(() => parse(SCHEMAS.message, request, "The message")));
+    const users = await this.#usersOfSessions(identity, parsed);
+    const rules = { ...this.#rules, usersOfSession: (session: SessionId) => users.get(session) ?? [] };
+    return parsed.map((each) => (each instanceof HandoverError ? each : orError(() => prepareMessage(identity, each, rules))));
   }
 
   #counted(result: Accepted | HandoverError, isRepeat = false): Accepted | HandoverError {
@@ -187,8 +214,8 @@ export class Hub implements Gateway {
   }
 
   async open(identity: UserIdentity, link: Link, resume: Resume): Promise<Channel> {
-    if (this.#isDraining) throw draining();
-    requireUnexpired(identity, this.#now());
+    if (this.isDraining) throw this.draining();
+    requireUnexpired(identity);
     const watch = this.sessions.watch(identity.session, (reason) => link.close(reason));
     return this.#unlessEnded(watch, this.#open(identity, link, resume, watch));
   }
@@ -198,10 +225,10 @@ export class Hub implements Gateway {
     const mailbox = await this.#mailbox(identity.user);
     watch.requireGoing();
     // It may have begun to drain meanwhile, and have let go of every link it knew.
-    if (this.isDraining) throw draining();
+    if (this.isDraining) throw this.draining();
     const id = resume.receiver ?? (randomUUID() as ReceiverId);
     const known = mailbox.receiver(id, identity.session);
-    const presentSinceMs = known && isLive(known, this.#now()) ? 0 : this.#now();
+    const presentSinceMs = known && isLive(known) ? 0 : this.#now();
     const link = this.#options.metrics?.counted(bare, presentSinceMs, this.#now) ?? bare;
     const receiver = this.#receiver(mailbox, id, identity.session);
     const { epoch } = mailbox;
@@ -216,9 +243,9 @@ export class Hub implements Gateway {
       resumed,
       position: () => receiver.positionOf(link),
       drained: () => void receiver.drained(link),
-      closed: () => {
+      closed: (isReturning) => {
         watch.stop();
-        receiver.close(link, this.#now());
+        receiver.close(link, isReturning);
       },
     };
   }
@@ -237,7 +264,7 @@ export class Hub implements Gateway {
 
   async acknowledge(identity: UserIdentity, { receiver: id, epoch, cursor, ...forms }: Acknowledgement): Promise<number> {
     const startedAtMs = performance.now();
-    requireUnexpired(identity, this.#now());
+    requireUnexpired(identity);
     const watch = this.sessions.watch(identity.session);
     try {
       await this.sessions.admit(identity);
@@ -258,7 +285,7 @@ export class Hub implements Gateway {
     const links = { websocket: 0, sse: 0, poll: 0 };
     for (const mailbox of this.#attached.values()) {
       for (const receiver of mailbox.receivers()) {
-        if (!receiver.transport || !isLive(receiver, this.#now())) continue;
+        if (!receiver.transport || !isLive(receiver)) continue;
         live[receiver.transport] += 1;
         if (receiver.isConnected) links[receiver.transport] += 1;
       }
@@ -268,7 +295,7 @@ export class Hub implements Gateway {
 
   /** Whether a receiver of this user is live on this node. */
   isLive(user: UserId): boolean {
-    return this.#attached.get(user)?.isLive(undefined, this.#now()) ?? false;
+    return this.#attached.get(user)?.isLive(undefined) ?? false;
   }
 
   /**
@@ -276,14 +303,20 @@ export class Hub implements Gateway {
    * What was asked before is still answered.
    */
   drain(delayMs: number): void {
-    this.#isDraining = true;
+    this.#returnMs = delayMs;
     clearInterval(this.#housekeeping);
     for (const mailbox of this.#attached.values()) {
       for (const receiver of mailbox.receivers()) {
         receiver.drain(delayMs / 1000);
-        receiver.disconnect(draining(), this.#now());
+        receiver.disconnect(this.draining());
       }
     }
+  }
+
+  /** The refusal of a server that is about to stop. Each names another moment to come back, so that not all come at once. */
+  draining(): HandoverError {
+    const retryAfterMs = Math.max(1, Math.random() * (this.#returnMs ?? 0));
+    return new HandoverError("draining", "The server is about to stop; come back in a moment.", { retryAfterMs });
   }
 
   /** Whose the sessions are that a service addresses. */
@@ -325,7 +358,7 @@ export class Hub implements Gateway {
   #lost(mailbox: Mailbox, cause: HandoverError): void {
     this.#mailboxes.delete(mailbox.user);
     this.#attached.delete(mailbox.user);
-    for (const receiver of mailbox.receivers()) receiver.disconnect(cause, this.#now());
+    for (const receiver of mailbox.receivers()) receiver.disconnect(cause);
   }
 
   /** @throws HandoverError rate-limited, when the user has as many connected receivers as allowed */
@@ -339,9 +372,8 @@ export class Hub implements Gateway {
   }
 
   #forgetAbsent(): void {
-    const now = this.#now();
     for (const [user, mailbox] of this.#attached) {
-      mailbox.forgetAbsent(now);
+      mailbox.forgetAbsent();
       if (mailbox.size > 0 || mailbox.isReserving) continue;
       this.#attached.delete(user);
       this.#mailboxes.delete(user);
@@ -352,7 +384,7 @@ export class Hub implements Gateway {
   #reported(thrown: unknown): HandoverError {
     const error = asHandoverError(thrown);
     if (error.code === "internal") this.#options.onError?.(error);
-    if (error.code === "store-full") this.#storeFullUntilMs = this.#now() + (error.retryAfterMs ?? 0);
+    if (error.code === "store-full") this.#storeFullUntilMs = performance.now() + (error.retryAfterMs ?? 0);
     return error;
   }
 }
@@ -381,8 +413,4 @@ function resultOf(appended: Appended): Accepted | HandoverError {
 
 function notStored(): HandoverError {
   return new HandoverError("invalid", "Not stored, because another message of the same array was refused; all or none.");
-}
-
-function draining(): HandoverError {
-  return new HandoverError("draining", "The server is about to stop; come back in a moment.");
 }

@@ -20,10 +20,14 @@ import { type ReadableMailbox, Receiver, type SharedDelivery } from "./receiver.
 /** How long a receiver is remembered after its last poll, and else after its last connection or its first word (PROTOCOL.md, section 5). */
 const LIVE_AFTER_POLL_MS = 30_000;
 const REMEMBERED_MS = 90_000;
+/** How long a stream that the server ended, to see its client come back, counts as live still. */
+const LIVE_AFTER_STREAM_MS = 10_000;
 
-/** Whether a receiver has a link, or polled within the last 30 s. */
-export function isLive(receiver: Receiver, nowMs: number): boolean {
-  return receiver.isConnected || (receiver.polls && nowMs - receiver.seenAtMs < LIVE_AFTER_POLL_MS);
+/** Whether a receiver has a link, or polled within the last 30 s, or is between two streams. */
+export function isLive(receiver: Receiver): boolean {
+  if (receiver.isConnected) return true;
+  const awayMs = performance.now() - receiver.seenAtMs;
+  return (receiver.polls && awayMs < LIVE_AFTER_POLL_MS) || (receiver.isReturning && awayMs < LIVE_AFTER_STREAM_MS);
 }
 
 /** A receiver's name is its own within its session. */
@@ -84,11 +88,11 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
     return this.#receivers.values();
   }
 
-  /** Whether a receiver (of that session, if one is named) is live: it has a link, or polled within the last 30 s. */
-  isLive(session: SessionId | undefined, nowMs: number): boolean {
+  /** Whether a receiver (of that session, if one is named) is live. */
+  isLive(session: SessionId | undefined): boolean {
     for (const receiver of this.#receivers.values()) {
       if (session !== undefined && receiver.session !== session) continue;
-      if (isLive(receiver, nowMs)) return true;
+      if (isLive(receiver)) return true;
     }
     return false;
   }
@@ -98,13 +102,14 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
   }
 
   addReceiver(id: ReceiverId, session: SessionId): Receiver {
-    const receiver = new Receiver(id, session, this, Date.now());
+    const receiver = new Receiver(id, session, this);
     this.#receivers.set(keyOf(receiver), receiver);
     return receiver;
   }
 
   /** Forgets receivers that have been away for long. Their mail stays; should they come back, their cursor says where they were. */
-  forgetAbsent(nowMs: number): void {
+  forgetAbsent(): void {
+    const nowMs = performance.now();
     // Announced and not stored after all.
     for (const [id, atMs] of this.#announced) if (nowMs - atMs > PROTOCOL.ttlZeroMs) this.#announced.delete(id);
     for (const [key, receiver] of this.#receivers) {
@@ -117,7 +122,7 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
   forgetSession(session: SessionId): void {
     for (const [key, receiver] of this.#receivers) {
       if (receiver.session !== session) continue;
-      receiver.disconnect(new HandoverError("session-ended", "The session was ended."), Date.now());
+      receiver.disconnect(new HandoverError("session-ended", "The session was ended."));
       this.#receivers.delete(key);
     }
   }
@@ -187,7 +192,7 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
 
   /** A message with TTL 0 is about to be stored. */
   announce(id: MessageId): void {
-    this.#announced.set(id, Date.now());
+    this.#announced.set(id, performance.now());
   }
 
   isFor(receiver: Receiver, seq: Seq): boolean {
@@ -203,7 +208,7 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
     const former = this.#reservedAt.get(id) ?? 0;
     let receivers = this.#reserved.get(former);
     if (this.#announced.delete(id)) {
-      receivers = new Set([...this.#receivers.values()].filter((receiver) => isLive(receiver, Date.now())).map(keyOf));
+      receivers = new Set([...this.#receivers.values()].filter(isLive).map(keyOf));
     }
     if (!receivers) return;
     this.#reserved.delete(former);

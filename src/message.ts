@@ -2,12 +2,16 @@
  * From a sender's request to what the engine stores: who may, to whom, for how long, and the one writing of the event.
  * @module
  */
-import { createHash } from "node:crypto";
-import { uuidv7 } from "uuidv7";
+import { hash } from "node:crypto";
+import { V7Generator } from "uuidv7";
 import { requireSender, requireService, requireType, sourceOf } from "./auth.ts";
 import type { Addressed, EngineSupports, Recipient } from "./engine.ts";
 import { HandoverError } from "./errors.ts";
 import { type Identity, type MessageId, type MessageRequest, PROTOCOL, type SessionId, type UserId, writeData } from "./protocol.ts";
+
+/** Ids never repeat and never go back, however far the time of day is set back. */
+const IDS = new V7Generator();
+IDS.setRollbackAllowance(2 ** 48 - 1);
 
 export interface AcceptanceRules {
   /** Most bytes of the whole event. */
@@ -40,7 +44,7 @@ export function prepareMessage(identity: Identity, request: MessageRequest, rule
   const acceptedAtMs = rules.now();
   const ttl = Math.min(request.ttl ?? PROTOCOL.defaultTtlSeconds, rules.maxTtlSeconds);
   const expiresAtMs = acceptedAtMs + (ttl > 0 ? ttl * 1000 : recipients.some(rules.isLive) ? PROTOCOL.ttlZeroMs : 0);
-  const id = uuidv7() as MessageId;
+  const id = IDS.generate().toString() as MessageId;
   const time = new Date(acceptedAtMs).toISOString();
   const source = sourceOf(identity);
   const data = request.data === undefined ? undefined : writeData(request.data);
@@ -107,5 +111,5 @@ function hashOf(request: MessageRequest, data: string | undefined): string {
   const { to, type, subject, correlationid, replyto, receipt, ttl, topic, urgency } = request;
   const address = to.users ? { users: to.users } : to;
   const content = JSON.stringify([address, type, subject, correlationid, replyto, receipt ?? false, ttl, topic, urgency, data]);
-  return createHash("sha256").update(content).digest("base64url");
+  return hash("sha256", content, "base64url");
 }

@@ -67,7 +67,7 @@ export function demoRoutes(app: FastifyInstance, hub: Hub, authenticator: Authen
   app.post("/demo/session", async (request, reply) => {
     const asked = parse(demoRequest, request.body, "The request").user;
     const user = (asked ?? pickUser(hub, givenAtMs)) as UserId;
-    givenAtMs.set(user, Date.now());
+    givenAtMs.set(user, performance.now());
     const { token, expires } = await authenticator.createSession(user, Math.ceil(sessionTtlMs / 1000));
     return reply.code(201).send({ user, token, expires, users: DEMO_USERS });
   });
@@ -76,7 +76,7 @@ export function demoRoutes(app: FastifyInstance, hub: Hub, authenticator: Authen
 /** A random demo user, of those whom nobody is at the moment if there are any, so that two tabs are two users. */
 function pickUser(hub: Hub, givenAtMs: ReadonlyMap<string, number>): string {
   // A page that is just loading has its user, but is not connected yet.
-  const isTaken = (user: string) => hub.isLive(user as UserId) || Date.now() - (givenAtMs.get(user) ?? 0) < 3_000;
+  const isTaken = (user: string) => hub.isLive(user as UserId) || performance.now() - (givenAtMs.get(user) ?? Number.NEGATIVE_INFINITY) < 3_000;
   const free = DEMO_USERS.filter((user) => !isTaken(user));
   const choice = free.length > 0 ? free : DEMO_USERS;
   return choice[Math.floor(Math.random() * choice.length)] ?? DEMO_USERS[0];

@@ -32,7 +32,14 @@ export interface UserIdentity {
   readonly scopes: readonly string[];
   /** ms since the Unix epoch. */
   readonly expiresAtMs: number;
+  /** The same by `performance.now()`, as it was when the token was looked at: what is open lasts that long, however the time of day jumps. */
+  readonly goodUntilMs?: number;
 }
+/** How long the token is good still, ms; 0 or less: it has ended. What is open follows no jump of the time of day. */
+export function leftMsOf({ expiresAtMs, goodUntilMs }: UserIdentity): number {
+  return goodUntilMs === undefined ? expiresAtMs - Date.now() : goodUntilMs - performance.now();
+}
+
 export interface ServiceIdentity {
   readonly kind: "service";
   readonly name: string;

@@ -57,11 +57,12 @@ export class Receiver {
   #gapsFrom: Seq = 0;
   #isBlocked = false;
   #reading: Promise<void> | undefined;
-  #seenAtMs: number;
+  /** By the clock that nobody sets: the time of day can jump. */
+  #seenAtMs = performance.now();
+  #isReturning = false;
   #transport: Link["kind"] | undefined;
 
-  constructor(id: ReceiverId, session: SessionId, mailbox: ReadableMailbox, nowMs: number) {
-    this.#seenAtMs = nowMs;
+  constructor(id: ReceiverId, session: SessionId, mailbox: ReadableMailbox) {
     this.id = id;
     this.session = session;
     this.#mailbox = mailbox;
@@ -76,7 +77,7 @@ export class Receiver {
     return this.#link !== undefined;
   }
 
-  /** When its last link ended, or when it was first heard of, ms since the Unix epoch. */
+  /** When its last link ended, or when it was first heard of, ms by `performance.now()`. */
   get seenAtMs(): number {
     return this.#seenAtMs;
   }
@@ -89,6 +90,11 @@ export class Receiver {
   /** Whether its last link was a poll: between polls such a receiver is away only to come back. */
   get polls(): boolean {
     return this.#transport === "poll";
+  }
+
+  /** Whether the server ended its last link in order to see it come back. */
+  get isReturning(): boolean {
+    return this.#isReturning;
   }
 
   /**
@@ -114,7 +120,7 @@ export class Receiver {
       await this.recall();
       if (this.#link === link) await this.#releaseAbove(cursor ?? 0);
     } catch (thrown) {
-      if (this.#link === link) this.disconnect(asHandoverError(thrown), Date.now());
+      if (this.#link === link) this.disconnect(asHandoverError(thrown));
     }
     // A newer link opens on its own.
     if (this.#link === link) this.#isOpening = false;
@@ -147,18 +153,19 @@ export class Receiver {
     for (const seq of released) this.#held.delete(seq);
   }
 
-  /** Ends `link`, if it is still this receiver's. */
-  close(link: Link, nowMs: number): void {
+  /** Ends `link`, if it is still this receiver's. @param isReturning  its client comes back at once, by itself */
+  close(link: Link, isReturning = false): void {
     if (this.#link !== link) return;
     this.#link = undefined;
-    this.#seenAtMs = nowMs;
+    this.#seenAtMs = performance.now();
+    this.#isReturning = isReturning;
   }
 
   /** Closes the link from this side. */
-  disconnect(reason: HandoverError, nowMs: number): void {
+  disconnect(reason: HandoverError): void {
     const link = this.#link;
     if (!link) return;
-    this.close(link, nowMs);
+    this.close(link);
     link.close(reason);
   }
 
@@ -269,7 +276,7 @@ export class Receiver {
         if (this.#link === link && this.#position === request.after) this.#take(page);
       }
     } catch (thrown) {
-      if (link && this.#link === link) this.disconnect(asHandoverError(thrown), Date.now());
+      if (link && this.#link === link) this.disconnect(asHandoverError(thrown));
     } finally {
       this.#reading = undefined;
       this.#tell();

@@ -16,7 +16,7 @@ import type { Engine } from "./engine.ts";
 import { memoryEngine } from "./engines/memory.ts";
 import { rabbitmqEngine } from "./engines/rabbitmq.ts";
 import { sqliteEngine } from "./engines/sqlite.ts";
-import { HandoverError } from "./errors.ts";
+import type { HandoverError } from "./errors.ts";
 import { fromFastify, httpServer } from "./http.ts";
 import { Hub } from "./hub.ts";
 import { Metrics } from "./metrics.ts";
@@ -140,7 +140,7 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
       // x0's pages have no second try: what they send on the connections that they still have is taken.
       if (x0 && isElsewhere) await pause(FLUSH_MS);
       hub.drain(config.drainMs);
-      webSocket.close(new HandoverError("draining", "The server is about to stop."));
+      webSocket.close(hub.draining());
       // Who is connected, or is about to be, is answered with 503 for a moment; a connection that is cut says less.
       await pause(FLUSH_MS);
       const closed = app.close();

@@ -43,8 +43,11 @@ export interface Channel {
   position(): Seq | undefined;
   /** The link may take frames again. */
   drained(): void;
-  /** The connection or poll is over. Nothing is settled by that; safe to call more than once. */
-  closed(): void;
+  /**
+   * The connection or poll is over. Nothing is settled by that; safe to call more than once.
+   * @param isReturning  its client comes back at once, by itself, and counts as live meanwhile
+   */
+  closed(isReturning?: boolean): void;
 }
 
 /** Acknowledgements of one receiver. */
@@ -94,4 +97,6 @@ export interface Gateway {
    * @param message  as received: it is validated here
    */
   send(identity: Identity, message: unknown): Promise<Accepted | HandoverError>;
+  /** Sends messages that came together and have nothing to do with one another: {@link send} of each, for less. */
+  sendEach(identity: Identity, messages: readonly unknown[]): Promise<readonly (Accepted | HandoverError)[]>;
 }

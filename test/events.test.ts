@@ -266,15 +266,15 @@ test("[H67] streams whose peers reset the connection are over at once: none is t
   await links.closed("piped", 2);
 });
 
-test("[H68] a stream whose peer takes nothing of what waits for it for 45 to 90 s is cut; it gets it when it comes back", async () => {
+test("[H68] a stream whose peer takes nothing of what waits for it for 20 to 40 s is cut; it gets it when it comes back", async () => {
   const { setTimeout: asked } = ServerResponse.prototype;
-  // In a fifteenth of the time.
+  // In a seventh of the time.
   const limit = vi.spyOn(ServerResponse.prototype, "setTimeout").mockImplementation(function (this: ServerResponse, limitMs, callback) {
-    return asked.call(this, limitMs / 15, callback);
+    return asked.call(this, limitMs / 7, callback);
   });
   const stuck = request("stuck", "?receiver=r&window=1000");
   await links.opened("stuck", 1);
-  expect(limit).toHaveBeenCalledWith(45_000, expect.any(Function));
+  expect(limit).toHaveBeenCalledWith(20_000, expect.any(Function));
   limit.mockRestore();
   const text = "x".repeat(200_000);
   for (let n = 0; n < 60; n++) await send("stuck", [n, text]);

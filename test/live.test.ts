@@ -25,7 +25,7 @@ const [alice, bob, carol] = [identity("alice"), identity("bob"), identity("carol
 let hub: Hub;
 let engine: MemoryEngine | SqliteEngine;
 beforeEach(async () => {
-  vi.useFakeTimers({ toFake: ["Date", "setTimeout", "clearTimeout", "setInterval", "clearInterval"] });
+  vi.useFakeTimers({ toFake: ["Date", "performance", "setTimeout", "clearTimeout", "setInterval", "clearInterval"] });
   engine = memoryEngine();
   await engine.open(fail);
   hub = newHub();

@@ -33,7 +33,7 @@ const TO_REACH = [
 const EXAMPLES = JSON.parse(readFileSync(new URL("model/examples.json", import.meta.url), "utf8")) as { says: string; steps: Step[] }[];
 
 beforeAll(() => {
-  vi.useFakeTimers({ toFake: ["Date", "setTimeout", "clearTimeout", "setInterval", "clearInterval"] });
+  vi.useFakeTimers({ toFake: ["Date", "performance", "setTimeout", "clearTimeout", "setInterval", "clearInterval"] });
 });
 afterAll(() => {
   vi.useRealTimers();

@@ -118,7 +118,7 @@ function entryOf(seq: Seq, bytes = 10, session?: SessionId): Entry {
 }
 
 function receiverOn(mailbox: ReadableMailbox): Receiver {
-  return new Receiver("r" as ReceiverId, "s" as SessionId, mailbox, Date.now());
+  return new Receiver("r" as ReceiverId, "s" as SessionId, mailbox);
 }
 
 /** What a mailbox does when an entry was appended. */
@@ -282,7 +282,7 @@ describe("links", () => {
     const opening = receiver.open(link, undefined, 9, REPLACED);
     await settled();
     expect(mailbox.reads.length).toBe(1);
-    receiver.close(link, Date.now());
+    receiver.close(link);
     mailbox.release();
     await opening;
     expect(link.told).toEqual([]);
@@ -386,7 +386,7 @@ describe("polls", () => {
         await receiver.open(link, cursor, window, REPLACED);
         const [id, epoch] = ["r" as ReceiverId, "e" as Epoch];
         const position = () => receiver.positionOf(link);
-        return { receiver: id, epoch, head: () => mailbox.head, resumed: true, position, drained() {}, closed: () => receiver.close(link, 0) };
+        return { receiver: id, epoch, head: () => mailbox.head, resumed: true, position, drained() {}, closed: () => receiver.close(link) };
       },
     } as unknown as Gateway;
     const identity = { kind: "user", expiresAtMs: Date.now() + 60_000 } as UserIdentity;

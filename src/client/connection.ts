@@ -143,7 +143,7 @@ export class Connection {
   /** Uses a wire, and better ones when they can be had, until the last has ended. @param probeMs  when to look for a better one */
   async #use(first: Wire, probeMs: number): Promise<HandoverError> {
     const { inbox, outbox } = this.#parts;
-    this.#onlineSinceMs = Date.now();
+    this.#onlineSinceMs = performance.now();
     for (let wire = first; ; ) {
       this.#wire = wire;
       this.#become({ state: "online", transport: wire.transport });
@@ -187,7 +187,7 @@ export class Connection {
   /** What an ending asks for. @returns ms until the next try; undefined: stop */
   #judge(why: HandoverError): number | undefined {
     const { timing, token } = this.#parts;
-    if (this.#onlineSinceMs > 0 && Date.now() - this.#onlineSinceMs >= timing.stableMs) this.#failures = this.#refusals = this.#renames = 0;
+    if (this.#onlineSinceMs > 0 && performance.now() - this.#onlineSinceMs >= timing.stableMs) this.#failures = this.#refusals = this.#renames = 0;
     this.#onlineSinceMs = 0;
     if (isTokenRefused(why)) {
       token.forget();

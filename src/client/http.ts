@@ -61,10 +61,13 @@ export class Http {
       clearTimeout(timer);
       signal?.removeEventListener("abort", abort);
     }
+    const retryAfterMs = readRetryAfter(response.headers.get("retry-after"));
+    // Nothing, and not to be asked again before that: the server is about to stop.
+    if (response.status === 204 && retryAfterMs !== undefined)
+      throw new HandoverError("draining", "The server is about to stop.", { status: 503, retryable: true, retryAfterMs });
     if (response.status === 204) return undefined;
     const answer = parseText(text);
     if (response.ok && answer !== undefined) return answer;
-    const retryAfterMs = readRetryAfter(response.headers.get("retry-after"));
     throw (
       (response.ok ? undefined : readProblem(answer, retryAfterMs)) ??
       lost(`${path} answered ${response.status} with something that is not of this protocol.`, { status: response.status, retryAfterMs })

@@ -141,7 +141,10 @@ export const OPERATIONS: readonly Operation[] = [
     body: { schema: "Poll", examples: { newReceiver: EXAMPLES.newPoll, next: EXAMPLES.poll } },
     answers: {
       200: { description: "Deliveries, gaps or endings; or where to go on.", body: "Polled", examples: { one: EXAMPLES.polled } },
-      204: { description: "Nothing came, a newer poll of this receiver took over, or the server is about to stop." },
+      204: {
+        description: "Nothing came, a newer poll of this receiver took over, or the server is about to stop.",
+        headers: { "Retry-After": "seconds; only when the server is about to stop" },
+      },
     },
     problems: [...IDENTITY, ...BODY, "forbidden", "rate-limited", "draining"],
   },

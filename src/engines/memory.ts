@@ -19,7 +19,7 @@ import type {
   Settlement,
   Totals,
 } from "../engine.ts";
-import { HandoverError } from "../errors.ts";
+import { asHandoverError, HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
 import {
   type Box,
@@ -125,6 +125,12 @@ class Memory implements MemoryEngine {
     });
     this.#wake();
     return results;
+  }
+
+  appendEach(batch: readonly Addressed[]): Promise<readonly (Appended | HandoverError)[]> {
+    return Promise.all(
+      batch.map((message) => this.append([message]).then(([outcome]) => outcome ?? wrong("a message got no outcome"), asHandoverError)),
+    );
   }
 
   /** What would become of each item, given the ones before it: which recipients have room, or why it is not stored. Changes nothing. */

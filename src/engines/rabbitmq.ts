@@ -155,6 +155,15 @@ class Rabbitmq implements RabbitmqEngine {
     return batch.length === 0 ? [] : this.#outbox.append(batch);
   }
 
+  /** Those of one turn share their confirmation. */
+  appendEach(batch: readonly Addressed[]): Promise<readonly (Appended | HandoverError)[]> {
+    return Promise.all(
+      batch.map((message) =>
+        this.append([message]).then(([outcome]) => outcome ?? new HandoverError("internal", "The message got no outcome."), asHandoverError),
+      ),
+    );
+  }
+
   async attach(user: UserId, events: MailboxEvents): Promise<Attachment> {
     this.#mustBeOpen();
     const inner = await this.#index.attach(user, events);

@@ -26,9 +26,9 @@ import type {
   Settlement,
   Totals,
 } from "../engine.ts";
-import { HandoverError } from "../errors.ts";
+import { asHandoverError, HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
-import type { FromWorker, Happening, Op, Result, ResultOf, ToWorker, UnsettledRow, WorkerOptions } from "./sqlite/call.ts";
+import type { AppendItem, FromWorker, Happening, Op, Result, ResultOf, ToWorker, UnsettledRow, WorkerOptions } from "./sqlite/call.ts";
 import { COPY, MAX_BATCH_BYTES } from "./sqlite/call.ts";
 import {
   checkText,
@@ -100,6 +100,13 @@ const DELIVERY_BYTES = 300;
 /** Makes an engine that stores in `options.dir`; nothing is opened before `open`. */
 export function sqliteEngine(options: SqliteOptions): SqliteEngine {
   return new Sqlite(options);
+}
+
+/** Deliveries that these messages become, their texts counted as so many more. */
+function weightOf(items: readonly AppendItem[]): number {
+  let weight = 0;
+  for (const item of items) weight += item[6].length + Buffer.byteLength(item[2]) / DELIVERY_BYTES;
+  return weight;
 }
 
 interface Asked {
@@ -198,14 +205,42 @@ class Sqlite implements SqliteEngine {
   async append(batch: readonly Addressed[]): Promise<readonly Appended[]> {
     if (batch.length === 0) return [];
     const items = batch.map(toItem);
-    const weight = items.reduce((sum, item) => sum + item[6].length + Buffer.byteLength(item[2]) / DELIVERY_BYTES, 0);
     return new Promise((resolve, reject) => {
-      this.#ask(["append", items], weight, reject, (results: ResultOf["append"]) => {
+      this.#ask(["append", items], weightOf(items), reject, (results: ResultOf["append"]) => {
         resolve(batch.map((message, place) => toAppended(message, items[place], results[place])));
         for (const [place, message] of batch.entries()) {
           const seqs = results[place];
           if (typeof seqs === "object" && message.expiresAtMs > message.acceptedAtMs) this.#tellStored(message, seqs);
         }
+      });
+    });
+  }
+
+  async appendEach(batch: readonly Addressed[]): Promise<readonly (Appended | HandoverError)[]> {
+    const items: AppendItem[] = [];
+    // What cannot be asked of the other thread takes none of the others with it.
+    const asked = batch.map((message) => {
+      try {
+        items.push(toItem(message));
+        return message;
+      } catch (thrown) {
+        return asHandoverError(thrown);
+      }
+    });
+    if (items.length === 0) return asked as readonly HandoverError[];
+    return new Promise((resolve) => {
+      const none = (cause: HandoverError) => resolve(asked.map((each) => (each instanceof HandoverError ? each : cause)));
+      this.#ask(["each", items], weightOf(items), none, (results: ResultOf["each"]) => {
+        let place = 0;
+        const outcomes = asked.map((message) => {
+          if (message instanceof HandoverError) return message;
+          const [item, result] = [items[place], results[place]];
+          place += 1;
+          if (typeof result === "object" && "refused" in result) return new HandoverError(result.refused, result.message);
+          if (typeof result === "object" && message.expiresAtMs > message.acceptedAtMs) this.#tellStored(message, result);
+          return toAppended(message, item, result);
+        });
+        resolve(outcomes);
       });
     });
   }

@@ -40,6 +40,22 @@ export const APPEND_RULES: readonly Rule[] = [
     },
   },
   {
+    title: "[E79] items that were appended each by itself share no fate: one that is refused leaves the others stored, in their order",
+    limits: { mailboxMaxMessages: 2 },
+    run: async (bench) => {
+      const keyed = bench.message({ to: [EVE], idempotency: { key: "k", hash: "h" } });
+      const spoiled = bench.message({ idempotency: { key: "k", hash: "other" } });
+      const [first, second, third] = [bench.message(), bench.message(), bench.message()];
+      const results = await bench.engine.appendEach([keyed, first, spoiled, keyed, second, bench.message({ to: [] }), third]);
+      deepEqual(
+        results.map((each) => ("outcome" in each ? each.outcome : each.code)),
+        ["stored", "stored", "conflict", "repeated", "stored", "internal", "full"],
+      );
+      deepEqual(ids(await bench.mail()), ids([first, second]));
+      deepEqual(ids(await bench.mail(EVE)), ids([keyed]));
+    },
+  },
+  {
     title: "[E3] the order in a mailbox is the order of acceptance, numbered upwards from 1, each mailbox on its own",
     run: async (bench) => {
       const first = await bench.many(3, { to: [BOB, EVE] });

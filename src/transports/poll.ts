@@ -4,7 +4,16 @@
  * @module
  */
 import { HandoverError } from "../errors.ts";
-import { type Delivery, type PollRequest, PROTOCOL, type ReceiverId, type ServerFrame, type UserIdentity, writeDeliveries } from "../protocol.ts";
+import {
+  type Delivery,
+  leftMsOf,
+  type PollRequest,
+  PROTOCOL,
+  type ReceiverId,
+  type ServerFrame,
+  type UserIdentity,
+  writeDeliveries,
+} from "../protocol.ts";
 import type { Gateway, Link } from "../transport.ts";
 
 /** An answer takes nothing more from here on, in characters; with one frame of at most 1 MiB it stays near that. */
@@ -25,7 +34,7 @@ export interface HeldPoll {
 export function holdPoll(gateway: Gateway, identity: UserIdentity, request: PollRequest): HeldPoll {
   const link = new PollLink();
   const waitMs = request.wait === undefined ? PROTOCOL.defaultPollWaitMs : request.wait * 1000;
-  const leftMs = identity.expiresAtMs - Date.now();
+  const leftMs = leftMsOf(identity);
   const timer = setTimeout(
     () => {
       // What a token allows ends with it, in the middle of a poll too.

@@ -6,11 +6,17 @@
  */
 import type { Writable } from "node:stream";
 import { asHandoverError, HandoverError } from "../errors.ts";
-import { PROTOCOL, parse, type ReceiverId, SCHEMAS, type ServerFrame, type UserIdentity } from "../protocol.ts";
+import { leftMsOf, PROTOCOL, parse, type ReceiverId, SCHEMAS, type ServerFrame, type UserIdentity } from "../protocol.ts";
 import type { Channel, Gateway, Link, Resume } from "../transport.ts";
-import { parseEventId, writeEvents, writeProblem } from "./sse/event.ts";
+import { parseEventId, writeEvents, writeProblem, writeReturn } from "./sse/event.ts";
 
 const HEARTBEAT_MS = 15_000;
+/**
+ * How long a stream lasts at most, and at least. It carries nothing back, so a peer that has vanished is known by this alone: it does not come back.
+ * Not the same for all, so that those who came together do not go on together.
+ */
+const MAX_STREAM_MS = 30_000;
+const MIN_STREAM_MS = 25_000;
 /** Deliveries stop while this much waits for the peer to read it; they stay in the mailbox. */
 const MAX_BUFFERED_BYTES = 1_048_576;
 /** A peer that reads nothing while hints for it go on is let go. */
@@ -72,6 +78,7 @@ class StreamLink implements Link {
   #isOpen = true;
   #expiry: NodeJS.Timeout | undefined;
   #heartbeat: NodeJS.Timeout | undefined;
+  #renewal: NodeJS.Timeout | undefined;
   /** Events of this turn. */
   #outgoing: string[] = [];
   #outgoingLength = 0;
@@ -83,7 +90,7 @@ class StreamLink implements Link {
   }
 
   async open(gateway: Gateway, identity: UserIdentity, resume: Resume): Promise<void> {
-    this.#expireAt(identity.expiresAtMs);
+    this.#expireWith(identity);
     try {
       const channel = await gateway.open(identity, this, resume);
       this.#channel = channel;
@@ -108,6 +115,7 @@ class StreamLink implements Link {
       // Who writes to a peer that has gone is told so here; that it has gone is known otherwise.
       this.#answer.on("error", () => {});
       this.#heartbeat = setInterval(() => this.#beat(), HEARTBEAT_MS);
+      this.#renewal = setInterval(() => this.#renew(), MIN_STREAM_MS + Math.random() * (MAX_STREAM_MS - MIN_STREAM_MS));
     }
     this.#write(writeEvents(frame, this.#epoch));
     // Blocked until it is drained, not merely until there is less.
@@ -126,6 +134,10 @@ class StreamLink implements Link {
     }
     // The event `drain` has said that one.
     if (reason.code !== "draining") this.#outgoing.push(writeProblem(reason));
+    this.#end(answer);
+  }
+
+  #end(answer: Writable): void {
     this.#flush();
     answer.end();
     // What was handed to a token that has ended must not arrive much later, and a peer that sleeps keeps nobody waiting.
@@ -139,24 +151,34 @@ class StreamLink implements Link {
     this.#finish();
   }
 
-  #finish(): void {
+  #finish(isReturning = false): void {
     this.#isOpen = false;
     clearTimeout(this.#expiry);
     clearInterval(this.#heartbeat);
-    this.#channel?.closed();
+    clearInterval(this.#renewal);
+    this.#channel?.closed(isReturning);
   }
 
   /** The stream ends with what the token allows. */
-  #expireAt(atMs: number): void {
+  #expireWith(identity: UserIdentity): void {
     this.#expiry = setTimeout(
       () => {
-        if (atMs <= Date.now())
+        if (leftMsOf(identity) <= 0)
           this.close(new HandoverError("token-expired", "The token has expired. Ask the backend for a new one, and come back with it."));
-        else this.#expireAt(atMs);
+        else this.#expireWith(identity);
       },
-      Math.min(Math.max(atMs - Date.now(), 0), MAX_TIMER_MS),
+      Math.min(Math.max(leftMsOf(identity), 0), MAX_TIMER_MS),
     );
     this.#expiry.unref();
+  }
+
+  /** Lets the client come back, and so show that it is there. One that reads slowly shows it by reading: `beginAnswer` watches that. */
+  #renew(): void {
+    const answer = this.#answer;
+    if (!answer || !this.#isOpen || answer.writableLength > 0) return;
+    this.#finish(true);
+    this.#outgoing.push(writeReturn());
+    this.#end(answer);
   }
 
   /** A comment, so that nobody on the way takes the connection for idle. What waits to be read is sign enough. */

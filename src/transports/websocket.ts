@@ -14,6 +14,7 @@ import {
   type AnyFrame,
   type HelloFrame,
   type Identity,
+  leftMsOf,
   PROTOCOL,
   parse,
   parseJson,
@@ -27,9 +28,11 @@ import {
 import type { Channel, Gateway, Link } from "../transport.ts";
 
 const HELLO_TIMEOUT_MS = 10_000;
-const PING_INTERVAL_MS = 20_000;
-/** Without any sign of life for this long a peer is gone. */
-const SILENCE_MS = 45_000;
+/** How often it looks who is silent; with every fourth look it pings, which is every 20 s. */
+const BEAT_MS = 5_000;
+const PING_EVERY = 4;
+/** Without any sign of life for this long a peer is gone; it is let go of at the next look, which is within 45 s. */
+const SILENCE_MS = 40_000;
 /** Deliveries stop while this much waits for the peer to read it; they stay in the mailbox. */
 const MAX_BUFFERED_BYTES = 1_048_576;
 /** A peer that reads nothing and goes on asking is let go. */
@@ -67,10 +70,11 @@ export function webSocketTransport(gateway: Gateway, onError: (error: HandoverEr
     handleProtocols: (protocols: Set<string>): string | false => (protocols.has(PROTOCOL.subprotocol) ? PROTOCOL.subprotocol : false),
   };
   const server = new WebSocketServer(options);
+  let beats = 0;
   const heartbeat = setInterval(() => {
-    const now = Date.now();
-    for (const connection of connections) connection.beat(now);
-  }, PING_INTERVAL_MS);
+    beats += 1;
+    for (const connection of connections) connection.beat(beats % PING_EVERY === 0);
+  }, BEAT_MS);
   heartbeat.unref();
   return {
     upgrade(request, socket, head) {
@@ -115,7 +119,8 @@ class Connection implements Link {
   #greeting: Promise<void> | undefined;
   #isOpen = true;
   #deadline: NodeJS.Timeout;
-  #heardAtMs = Date.now();
+  /** By the clock that nobody sets: the time of day can jump. */
+  #heardAtMs = performance.now();
   /** Frames of this turn, and the results of sends that share one. */
   #outgoing: string[] = [];
   #results: string[] = [];
@@ -134,7 +139,7 @@ class Connection implements Link {
     this.#deadline = setTimeout(() => this.close(new HandoverError("timeout", "No hello came within 10 seconds.")), HELLO_TIMEOUT_MS);
     webSocket.on("message", (data: Buffer, isBinary: boolean) => this.#received(data, isBinary));
     webSocket.on("pong", () => {
-      this.#heardAtMs = Date.now();
+      this.#heardAtMs = performance.now();
     });
     // A bad frame ends the connection (ws has closed it with the right code), not the process.
     webSocket.on("error", () => {});
@@ -171,19 +176,19 @@ class Connection implements Link {
     this.#webSocket.terminate();
   }
 
-  /** One beat of the heart: asks whether the peer is there, and gives up on one that has not answered. */
-  beat(nowMs: number): void {
-    if (nowMs - this.#heardAtMs > SILENCE_MS) {
+  /** One beat of the heart: gives up on a peer that was silent, else pings it when it is time. */
+  beat(pings: boolean): void {
+    if (performance.now() - this.#heardAtMs > SILENCE_MS) {
       this.close(new HandoverError("timeout", "The peer does not answer."));
       this.#webSocket.terminate();
-    } else if (this.#webSocket.readyState === this.#webSocket.OPEN) {
+    } else if (pings && this.#webSocket.readyState === this.#webSocket.OPEN) {
       this.#webSocket.ping();
     }
   }
 
   #received(data: Buffer, isBinary: boolean): void {
     if (!this.#isOpen) return;
-    this.#heardAtMs = Date.now();
+    this.#heardAtMs = performance.now();
     try {
       if (isBinary) throw new HandoverError("bad-request", "Frames are JSON text; this one was binary.");
       const frame = parse(SCHEMAS.frame, parseJson(data.toString(), "The frame"), "The frame");
@@ -241,14 +246,15 @@ class Connection implements Link {
 
   #sendMessages(identity: Identity, { messages }: SendFrame): void {
     this.#begin(messages.length);
-    for (const { ref, ...message } of messages) {
-      void this.#gateway.send(identity, message).then((result) => {
+    const requests = messages.map(({ ref: _, ...message }) => message);
+    void this.#gateway.sendEach(identity, requests).then((results) => {
+      for (const [place, result] of results.entries()) {
         const outcome = result instanceof HandoverError ? result.problem() : { status: 201, ...result };
-        this.#results.push(JSON.stringify({ ref, ...outcome }));
-        this.#scheduleFlush();
-        this.#done(1);
-      });
-    }
+        this.#results.push(JSON.stringify({ ref: messages[place]?.ref, ...outcome }));
+      }
+      this.#scheduleFlush();
+      this.#done(messages.length);
+    });
   }
 
   #acknowledge(identity: Identity, { op: _, ref, epoch, ...forms }: AckFrame): void {
@@ -301,10 +307,10 @@ class Connection implements Link {
   #expireWith(identity: Identity): void {
     clearTimeout(this.#deadline);
     if (identity.kind === "service") return;
-    const leftMs = identity.expiresAtMs - Date.now();
+    const leftMs = leftMsOf(identity);
     this.#deadline = setTimeout(
       () => {
-        if (identity.expiresAtMs <= Date.now()) this.close(expired());
+        if (leftMsOf(identity) <= 0) this.close(expired());
         else this.#expireWith(identity);
       },
       Math.min(Math.max(leftMs, 0), MAX_TIMER_MS),

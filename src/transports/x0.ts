@@ -8,7 +8,7 @@
 import { performance } from "node:perf_hooks";
 import { setTimeout as pause } from "node:timers/promises";
 import { asHandoverError, HandoverError } from "../errors.ts";
-import type { Identity, SessionId, UserId, UserIdentity } from "../protocol.ts";
+import { type Identity, leftMsOf, type SessionId, type UserId, type UserIdentity } from "../protocol.ts";
 import type { Gateway } from "../transport.ts";
 import { eventOf, X0 } from "../x0.ts";
 import { hashOf, idOf, isId } from "./x0/event.ts";
@@ -171,7 +171,7 @@ export class X0Transport {
       poll = session.poll(identity, opening, post.connection, identity.scopes.includes(X0.pageLoadScope));
       if (this.#drained === "elsewhere") poll.expire();
       // What a token allows ends with it, in the middle of a poll too.
-      const expiry = setTimeout(() => poll?.expire(), Math.min(identity.expiresAtMs - Date.now(), MAX_TIMER_MS));
+      const expiry = setTimeout(() => poll?.expire(), Math.min(leftMsOf(identity), MAX_TIMER_MS));
       void held.over.then(() => poll?.expire());
       return poll.answer.finally(() => clearTimeout(expiry));
     };

@@ -125,6 +125,7 @@ export class Store {
       supports: engine.supports,
       open: (failed) => engine.open(failed),
       append: (batch) => this.#track(engine.append(batch)),
+      appendEach: (batch) => this.#track(engine.appendEach(batch)),
       attach: (user, events) => this.#track(this.#attach(engine, user, events)),
       find: (id) => this.#track(engine.find(id)),
       evict: (id) => this.#track(engine.evict(id)),

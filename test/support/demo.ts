@@ -101,6 +101,13 @@ export interface Relay {
   /** Breaks what is open and refuses what is new. */
   cut(): void;
   mend(): void;
+  /**
+   * What is open now falls silent, as when a peer's power or its network is gone: nothing that one side says gets to the other, nor that it has
+   * left. What is new passes.
+   */
+  silence(): void;
+  /** Bytes from the server that a silent line has swallowed. */
+  readonly swallowed: number;
   close(): Promise<void>;
 }
 
@@ -108,7 +115,10 @@ export interface Relay {
 export async function openRelay(url: string, tls?: { readonly key: string; readonly cert: string }): Promise<Relay> {
   const port = Number(new URL(url).port);
   const sockets = new Set<Socket>();
+  const silent = new WeakSet<Socket>();
+  const hush = new WeakMap<Socket, () => void>();
   let isCut = false;
+  let swallowed = 0;
   const pass = (near: Socket) => {
     if (isCut) {
       near.destroy();
@@ -125,7 +135,15 @@ export async function openRelay(url: string, tls?: { readonly key: string; reado
       one.on("error", () => {});
       one.on("close", () => {
         sockets.delete(one);
-        other.destroy();
+        if (!silent.has(one) || isCut) other.destroy();
+      });
+      hush.set(one, () => {
+        silent.add(one);
+        one.unpipe(other);
+        one.on("data", (part: Buffer) => {
+          if (one === far) swallowed += part.length;
+        });
+        one.resume();
       });
     }
   };
@@ -140,6 +158,12 @@ export async function openRelay(url: string, tls?: { readonly key: string; reado
     },
     mend() {
       isCut = false;
+    },
+    silence() {
+      for (const socket of sockets) hush.get(socket)?.();
+    },
+    get swallowed() {
+      return swallowed;
     },
     async close() {
       const closed = once(relay, "close");

@@ -33,6 +33,16 @@ export const COMPILER: Need = {
   how: "apt-get install gcc libc6-dev",
 };
 
+const FAKETIME_LIBRARY = `/usr/lib/${{ arm64: "aarch64", x64: "x86_64" }[process.arch as string] ?? process.arch}-linux-gnu/faketime/libfaketimeMT.so.1`;
+
+/** It gives a process another time of day. */
+export const FAKETIME: Need & { readonly library: string } = {
+  isThere: existsSync(FAKETIME_LIBRARY),
+  reason: `there is no ${FAKETIME_LIBRARY}`,
+  how: "apt-get install faketime",
+  library: FAKETIME_LIBRARY,
+};
+
 const runs = (command: string, ...args: string[]) => spawnSync(command, args).status === 0;
 
 /** What the examples in other languages are written for. */

@@ -13,13 +13,20 @@ export const SERVICE_KEY = "desk:a-service-key-for-tests";
 export const SERVICE_CREDENTIAL = "a-service-key-for-tests";
 export const TOKEN_SECRET = "a secret of at least 32 bytes, for tests";
 
+const IN_AN_HOUR_S = Math.floor(Date.now() / 1000) + 3_600;
+
+/** A token as any backend could sign it, for an hour: the same for a user in a whole test file. @param more  claims that differ */
+export function tokenOf(user: string, more: object = {}): string {
+  return signToken(TOKEN_SECRET, { sub: user, sid: `session-of-${user}`, aud: "handover", exp: IN_AN_HOUR_S, ...more });
+}
+
 export type EngineName = "memory" | "sqlite";
 
 export interface Started {
   readonly url: string;
   readonly server: Server;
   readonly config: Config;
-  /** A token as any backend could sign it. */
+  /** A token as any backend could sign it; the same for the same words, since to x0's wire another token is another page. */
   token(user: string, more?: object): string;
   /** Stops and starts it again with the same data at the same address. */
   restart(): Promise<void>;
@@ -46,8 +53,7 @@ export async function start(engine: EngineName, flags: Partial<Record<SettingKey
     get server() {
       return server;
     },
-    token: (user, more = {}) =>
-      signToken(TOKEN_SECRET, { sub: user, sid: `session-of-${user}`, aud: "handover", exp: Math.floor(Date.now() / 1000) + 600, ...more }),
+    token: tokenOf,
     async restart() {
       await server.close();
       server = await startServer(configOf(new URL(url).port), failed);

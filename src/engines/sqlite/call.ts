@@ -37,6 +37,7 @@ export type Change =
 
 export type Op =
   | readonly ["append", readonly AppendItem[]]
+  | readonly ["each", readonly AppendItem[]]
   | readonly ["attach", user: string]
   | readonly ["detach", user: string]
   | readonly ["read", user: string, session: string, after: number, limit: number, maxBytes: number]
@@ -96,6 +97,7 @@ export interface UnsettledResult {
 
 export interface ResultOf {
   append: readonly AppendResult[];
+  each: readonly (AppendResult | Refusal)[];
   attach: number;
   detach: null;
   read: ReadResult;

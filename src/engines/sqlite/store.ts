@@ -150,6 +150,8 @@ export class Store {
     switch (op[0]) {
       case "append":
         return this.#append(op[1]);
+      case "each":
+        return op[1].map((item) => this.#appendOne(item));
       case "attach":
         this.#attached.add(op[1]);
         return this.#ledger.mailboxOf(op[1])?.head ?? 0;

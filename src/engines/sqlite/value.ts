@@ -159,5 +159,5 @@ export function countMessages(op: Op, result: Result | undefined): number {
   if (!Array.isArray(result)) return 0;
   if (op[0] === "settle") return result.length;
   // What was stored has the numbers that it was given; what was not, has a reason.
-  return op[0] === "append" ? result.filter((each) => typeof each === "object").length : 0;
+  return op[0] === "append" || op[0] === "each" ? result.filter((each) => typeof each === "object").length : 0;
 }

@@ -5,7 +5,19 @@
  */
 import { statfsSync } from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
-import { type Batch, type FromWorker, MAX_BATCH_BYTES, type Op, type Refusal, type Result, type ToWorker, type WorkerOptions } from "./call.ts";
+import {
+  type AppendItem,
+  type AppendResult,
+  type Batch,
+  type FromWorker,
+  MAX_BATCH_BYTES,
+  NOT_STORED,
+  type Op,
+  type Refusal,
+  type Result,
+  type ToWorker,
+  type WorkerOptions,
+} from "./call.ts";
 import { copyStore, removeCopy } from "./copy.ts";
 import { Mark } from "./mark.ts";
 import { damaged, openDatabase } from "./open.ts";
@@ -27,7 +39,7 @@ const VACUUM_PAGES = 256;
 type Level = 0 | 1 | 2;
 
 /** Operations that can change something. */
-const WRITING: ReadonlySet<Op[0]> = new Set(["append", "settle", "evict", "admit", "end", "sweep"]);
+const WRITING: ReadonlySet<Op[0]> = new Set(["append", "each", "settle", "evict", "admit", "end", "sweep"]);
 
 const NO_ROOM: Result = {
   refused: "store-full",
@@ -65,8 +77,7 @@ class Desk {
 
   /** Carries out a batch. Throws only what must stop the process. */
   carryOut(batch: Batch): FromWorker {
-    const hasNewMail = batch.ops.some((op) => op[0] === "append");
-    let level: Level = hasNewMail && !this.#hasRoomFor(batch) ? 1 : 0;
+    let level: Level = batch.ops.some(isAppend) && !this.#hasRoomFor(batch) ? 1 : 0;
     let apart = false;
     const startedAtMs = performance.now();
     for (;;) {
@@ -122,8 +133,18 @@ class Desk {
 
   #one(op: Op, place: number, level: Level, apart: boolean): Result {
     const isWriting = WRITING.has(op[0]);
-    if ((level >= 1 && op[0] === "append") || (level === 2 && isWriting)) return NO_ROOM;
+    if ((level >= 1 && isAppend(op)) || (level === 2 && isWriting)) return NO_ROOM;
     if (!apart) return this.#store.run(op, place);
+    if (op[0] === "each") return op[1].map((item) => this.#oneItem(item, place));
+    return this.#oneApart(op, place);
+  }
+
+  #oneItem(item: AppendItem, place: number): AppendResult | Refusal {
+    const result = this.#oneApart(["append", [item]], place) as readonly AppendResult[] | Refusal;
+    return "refused" in result ? result : (result[0] ?? NOT_STORED);
+  }
+
+  #oneApart(op: Op, place: number): Result {
     try {
       return this.#store.runApart(op, place);
     } catch (thrown) {
@@ -169,6 +190,10 @@ class Desk {
     this.#db.close();
     this.#mark.close();
   }
+}
+
+function isAppend(op: Op): boolean {
+  return op[0] === "append" || op[0] === "each";
 }
 
 function isFull(thrown: unknown): boolean {

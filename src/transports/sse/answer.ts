@@ -5,7 +5,7 @@
 import type { IncomingHttpHeaders, ServerResponse } from "node:http";
 
 /** A stream whose peer takes nothing of what waits for it for this long, or at most twice, is cut: it sleeps, or is not there any more. */
-const STALLED_MS = 45_000;
+const STALLED_MS = 20_000;
 
 /** A proxy that buffers (nginx, by the last one) would hold the mail back. */
 export const STREAM_HEADERS = { "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store", "x-accel-buffering": "no" };

@@ -9,6 +9,8 @@ import type { Seq, ServerFrame } from "../../protocol.ts";
 /** When an EventSource comes back by itself: spread out (PROTOCOL.md, section 6). */
 const MIN_RETRY_MS = 250;
 const MAX_RETRY_MS = 4_000;
+/** … and one whose stream was only made anew. */
+const MAX_RENEW_MS = 500;
 /** … and one that another took the place of: or the two would throw each other out for ever. */
 const REPLACED_RETRY_MS = 600_000;
 
@@ -43,6 +45,11 @@ export function writeEvents(frame: ServerFrame, epoch: string): string {
 /** The last event of a stream that the server ends: why. */
 export function writeProblem(reason: HandoverError): string {
   return writeEvent("problem", reason.problem(), { retry: reason.code === "replaced" ? REPLACED_RETRY_MS : undefined });
+}
+
+/** The end of a stream that only begins anew: nothing but when to come back. */
+export function writeReturn(): string {
+  return `retry: ${between(0, MAX_RENEW_MS)}\n\n`;
 }
 
 /** All of a stream that cannot begin now: an EventSource comes back by itself, not before it may. */

@@ -1,0 +1,108 @@
+/**
+ * Programs that a benchmark starts for itself, on free ports and with folders of their own, and stops by their pid.
+ * @module
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { type AddressInfo, connect, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { pause } from "./measure.ts";
+
+const START_MS = 60_000;
+
+export interface Program {
+  readonly pid: number;
+  /** Ends it, and waits until it is gone. @param signal  SIGTERM unless said */
+  stop(signal?: NodeJS.Signals): Promise<void>;
+}
+
+export interface Start {
+  readonly command: string;
+  readonly args: readonly string[];
+  readonly env?: NodeJS.ProcessEnv;
+  /** It is there when this port takes a connection. */
+  readonly port?: number;
+  /** Or when it has printed this; what the expression found is {@link Printed.found}. */
+  readonly prints?: RegExp;
+}
+
+export interface Printed extends Program {
+  readonly found: string;
+}
+
+const running = new Set<ChildProcess>();
+// Whatever happens to the benchmark, nothing of it stays.
+process.on("exit", () => {
+  for (const child of running) child.kill("SIGKILL");
+});
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => process.exit(1));
+
+/** Starts a program and waits until it is ready. @throws Error with what it said, when it ends or takes more than a minute */
+export async function start({ command, args, env, port, prints }: Start): Promise<Printed> {
+  const child = spawn(command, args, { env: env ?? process.env, stdio: ["ignore", "pipe", "pipe"] });
+  running.add(child);
+  const ended = new Promise<void>((resolve) =>
+    child.once("exit", () => {
+      running.delete(child);
+      resolve();
+    }),
+  );
+  let said = "";
+  let found: string | undefined;
+  const hear = (part: Buffer) => {
+    if (found !== undefined || said.length > 65_536) return;
+    said += part.toString();
+    found = prints?.exec(said)?.[0];
+  };
+  child.stdout.on("data", hear);
+  child.stderr.on("data", hear);
+  let failure: Error | undefined;
+  child.once("error", (error) => {
+    failure = error;
+  });
+  const deadline = performance.now() + START_MS;
+  while (prints ? found === undefined : !(await isListening(port ?? 0))) {
+    if (failure || child.exitCode !== null || child.signalCode !== null || performance.now() > deadline) {
+      child.kill("SIGKILL");
+      throw new Error(`${command} did not start: ${failure?.message ?? said}`);
+    }
+    await pause(prints ? 2 : 20);
+  }
+  return {
+    pid: child.pid ?? 0,
+    found: found ?? "",
+    async stop(signal = "SIGTERM") {
+      child.kill(signal);
+      const patience = setTimeout(() => child.kill("SIGKILL"), 15_000);
+      await ended;
+      clearTimeout(patience);
+    },
+  };
+}
+
+/** A folder of its own, and how to remove it. */
+export function folder(name: string): { readonly path: string; remove(): void } {
+  const path = mkdtempSync(join(tmpdir(), `handover-bench-${name}-`));
+  return { path, remove: () => rmSync(path, { recursive: true, force: true, maxRetries: 5 }) };
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+function isListening(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, "127.0.0.1", () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.on("error", () => resolve(false));
+  });
+}

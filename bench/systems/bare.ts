@@ -1,0 +1,62 @@
+/**
+ * The servers of bare.ts, each a process of its own.
+ * @module
+ */
+import { readFileSync } from "node:fs";
+import { start } from "../start.ts";
+import type { Running, System } from "../system.ts";
+import { versionOf } from "../wires/packages.ts";
+
+const BARE = new URL("../bare.ts", import.meta.url).pathname;
+const own = (name: string) =>
+  (JSON.parse(readFileSync(new URL(`../../node_modules/${name}/package.json`, import.meta.url), "utf8")) as { version: string }).version;
+
+async function startBare(kind: "relay" | "socketio" | "fastify" | "poll" | "sse"): Promise<Running> {
+  const program = await start({ command: process.execPath, args: [BARE, kind], prints: /http:\/\/[\w.:]+\d/ });
+  return { pids: [program.pid], address: program.found, stop: () => program.stop("SIGKILL") };
+}
+
+export const relay: System = {
+  name: "ws",
+  title: "raw ws relay",
+  version: own("ws"),
+  guarantee: "nothing is stored: a relay between two sockets, the limit of one frame a message in Node; the receiver's acknowledgement is the accept",
+  wires: [{ wire: "relay", label: "" }],
+  start: () => startBare("relay"),
+};
+
+export const socketIo: System = {
+  name: "socketio",
+  title: "Socket.IO",
+  version: versionOf("socket.io") ?? "",
+  guarantee: "nothing is stored; the accept is the receiver's acknowledgement callback, passed on by the server",
+  missing: versionOf("socket.io") === undefined ? "its package is not installed" : undefined,
+  wires: [{ wire: "socketio", label: "" }],
+  start: () => startBare("socketio"),
+};
+
+export const fastify: System = {
+  name: "fastify",
+  title: "bare fastify POST",
+  version: own("fastify"),
+  guarantee: "nothing is stored or delivered: what one request with one message costs in any case",
+  wires: [{ wire: "plain-post", label: "" }],
+  start: () => startBare("fastify"),
+};
+
+export const barePoll: System = {
+  name: "node-poll",
+  title: "bare Node, held poll",
+  version: process.version,
+  guarantee: "nothing",
+  wires: [{ wire: "bare-poll", label: "" }],
+  start: () => startBare("poll"),
+};
+
+export const bareSse: System = {
+  ...barePoll,
+  name: "node-sse",
+  title: "bare Node, SSE",
+  wires: [{ wire: "bare-sse", label: "" }],
+  start: () => startBare("sse"),
+};

@@ -1,0 +1,110 @@
+/**
+ * A proxy that loses answers after the server has done what was asked, cuts others in their middle, and passes requests on twice.
+ * @module
+ */
+import { once } from "node:events";
+import { Agent, createServer, type IncomingHttpHeaders, request } from "node:http";
+import { type AddressInfo, connect } from "node:net";
+
+export interface LossyProxy {
+  readonly url: string;
+  readonly lost: number;
+  readonly cut: number;
+  readonly repeated: number;
+  /** Bodies of sends that went through it, as they were. */
+  readonly sends: readonly string[];
+  close(): Promise<void>;
+}
+
+/** @param random  gives numbers from 0 to 1; of five answers one is lost, of twenty one is cut, of ten requests one is made twice */
+export async function openLossyProxy(target: string, random: () => number): Promise<LossyProxy> {
+  const { hostname, port } = new URL(target);
+  const agent = new Agent({ keepAlive: true });
+  const counts = { lost: 0, cut: 0, repeated: 0 };
+  const sends: string[] = [];
+  const ask = (method: string, path: string, headers: IncomingHttpHeaders, body: Buffer) =>
+    new Promise<{ status: number; headers: IncomingHttpHeaders; body: Buffer }>((resolve, reject) => {
+      const asking = request({ hostname, port, method, path, headers, agent }, async (answer) => {
+        const parts: Buffer[] = [];
+        try {
+          for await (const part of answer) parts.push(part as Buffer);
+          resolve({ status: answer.statusCode ?? 0, headers: answer.headers, body: Buffer.concat(parts) });
+        } catch (error) {
+          reject(error);
+        }
+      });
+      asking.on("error", reject);
+      asking.end(body);
+    });
+  const proxy = createServer(async (asked, answer) => {
+    try {
+      const parts: Buffer[] = [];
+      for await (const part of asked) parts.push(part as Buffer);
+      const body = Buffer.concat(parts);
+      const { method = "GET", url = "/", headers } = asked;
+      if (url === "/v1/messages") sends.push(body.toString());
+      const isTwice = random() < 0.1;
+      if (isTwice) counts.repeated += 1;
+      const again = isTwice ? ask(method, url, headers, body).catch(() => {}) : undefined;
+      const got = await ask(method, url, headers, body);
+      await again;
+      const fate = random();
+      if (fate < 0.2) {
+        counts.lost += 1;
+        asked.socket.destroy();
+      } else if (fate < 0.25 && got.body.length > 1) {
+        counts.cut += 1;
+        answer.writeHead(got.status, got.headers);
+        answer.write(got.body.subarray(0, got.body.length / 2), () => asked.socket.destroy());
+      } else answer.writeHead(got.status, got.headers).end(got.body);
+    } catch {
+      asked.socket.destroy();
+    }
+  });
+  // A WebSocket breaks after some of what the server said: what was asked before is done, and its answer is lost.
+  proxy.on("upgrade", (asked, near, head) => {
+    const far = connect(Number(port), hostname);
+    let left = 8_000 + random() * 40_000;
+    const lines = asked.rawHeaders.flatMap((name, at) => (at % 2 === 0 ? `${name}: ${asked.rawHeaders[at + 1]}` : []));
+    far.write(`GET ${asked.url} HTTP/1.1\r\n${lines.join("\r\n")}\r\n\r\n`);
+    far.write(head);
+    near.pipe(far);
+    far.on("data", (part) => {
+      left -= part.length;
+      if (left >= 0) near.write(part);
+      else if (!near.destroyed) {
+        counts.lost += 1;
+        near.destroy();
+      }
+    });
+    for (const [one, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      one.on("error", () => {});
+      one.on("close", () => other.destroy());
+    }
+  });
+  proxy.listen(0, "127.0.0.1");
+  await once(proxy, "listening");
+  return {
+    url: `http://127.0.0.1:${(proxy.address() as AddressInfo).port}`,
+    get lost() {
+      return counts.lost;
+    },
+    get cut() {
+      return counts.cut;
+    },
+    get repeated() {
+      return counts.repeated;
+    },
+    sends,
+    async close() {
+      const closed = once(proxy, "close");
+      proxy.close();
+      proxy.closeAllConnections();
+      agent.destroy();
+      await closed;
+    },
+  };
+}
