@@ -17,9 +17,13 @@ const SUITES = {
   rot: ["test/faults/rot.test.ts"],
   disk: ["test/engines/sqlite-disk.test.ts", "test/faults/full.test.ts", "test/failstop.test.ts"],
   maintenance: ["test/maintenance.test.ts"],
+  drain: ["test/faults/drain.test.ts"],
+  network: ["test/faults/network.test.ts"],
+  clock: ["test/faults/clock.test.ts", "test/auth.test.ts"],
+  silent: ["test/faults/silent.test.ts"],
 };
 /** Suites that start the command, as it was built. */
-const BUILT = ["kill", "disk", "maintenance"];
+const BUILT = ["kill", "disk", "maintenance", "drain", "network", "clock"];
 /** Of a file that tests two engines, those of the embedded one. */
 const ONLY = { kill: "K7" };
 
