@@ -20,7 +20,7 @@ function tokenOf(user: string, nowMs: () => number): string {
 const senderWith =
   (options: SendOptions): Peer["openSender"] =>
   async (url, nowMs) => {
-    const sdk = connect(url, { token: () => tokenOf("sender", nowMs), onError: () => {} });
+    const sdk = connect<{ order: { n: number } }>(url, { token: () => tokenOf("sender", nowMs), onError: () => {} });
     return { send: (user, message) => sdk.send(user, "order", message, options), close: () => sdk.close() };
   };
 
@@ -41,8 +41,8 @@ const withSdk = (transport: Transport, name: string): Peer => ({
   ...common,
   title: `Handover, ${name}`,
   async openPage({ url, user, handle, nowMs }) {
-    const sdk = connect(url, { token: () => tokenOf(user, nowMs), transports: [transport], onError: () => {} });
-    sdk.on<{ n: number }>("order", ({ data }) => handle(data.n));
+    const sdk = connect<{ order: { n: number } }>(url, { token: () => tokenOf(user, nowMs), transports: [transport], onError: () => {} });
+    sdk.on("order", ({ data }) => handle(data.n));
     return { drop: () => void sdk.close() };
   },
 });
