@@ -28,6 +28,7 @@ import type {
 } from "../engine.ts";
 import { asHandoverError, HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
+import { type Tail, tell } from "../tail.ts";
 import type { AppendItem, FromWorker, Happening, Op, Result, ResultOf, ToWorker, UnsettledRow, WorkerOptions } from "./sqlite/call.ts";
 import { COPY, MAX_BATCH_BYTES } from "./sqlite/call.ts";
 import {
@@ -44,7 +45,6 @@ import {
   toSessionEnd,
   toState,
 } from "./sqlite/value.ts";
-import { type Tail, tell } from "./tail.ts";
 
 export interface SqliteOptions {
   /** The data folder; made on first use, mode 0700. */

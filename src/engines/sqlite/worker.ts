@@ -41,7 +41,7 @@ type Level = 0 | 1 | 2;
 /** Operations that can change something. */
 const WRITING: ReadonlySet<Op[0]> = new Set(["append", "each", "settle", "evict", "admit", "end", "sweep"]);
 
-const NO_ROOM: Result = {
+const NO_ROOM: Refusal = {
   refused: "store-full",
   message: "The disk of the store is full. Nothing was stored; try again when mail has been acknowledged, or the operator has made room.",
 };
@@ -167,6 +167,8 @@ class Desk {
 
   /** Upkeep after an answer has gone out. @returns whether there is more to do at the next quiet moment */
   rest(isQuiet: boolean): boolean {
+    while (this.#store.isToFold(false) && this.#fold()) {}
+    if (isQuiet && this.#store.isToFold(true) && this.#fold() && this.#store.isToFold(true)) return true;
     try {
       const [look] = this.#look.all() as { log: number; checkpointed: number }[];
       const pages = look ? look.log - look.checkpointed : 0;
@@ -191,13 +193,44 @@ class Desk {
     }
   }
 
+  /** Gives the oldest fresh mail its rows. @returns whether there was room for them */
+  #fold(): boolean {
+    return this.#ifRoom(() => {
+      this.#store.fold();
+      this.#mark.note(this.#store.commits);
+    });
+  }
+
+  /** @returns whether there was room on the disk; if not, nothing was changed */
+  #ifRoom(work: () => void): boolean {
+    try {
+      work();
+      return true;
+    } catch (thrown) {
+      this.#store.rollback();
+      if (!isFull(thrown)) throw thrown;
+      this.#giveUpReserve();
+      return false;
+    }
+  }
+
   /** Copies the store, between batches. Never throws. */
-  copy(): Promise<Refusal | null> {
+  async copy(): Promise<Refusal | null> {
+    // A copy is whole without fresh mail, as a store that was closed.
+    if (!this.#ifRoom(() => this.#store.pauseFresh())) {
+      this.#store.resumeFresh();
+      return NO_ROOM;
+    }
     // Twice the reserve: the copy shall not be what fills the disk.
-    return copyStore(this.#db, this.#dir, 2 * this.#reserve.bytes);
+    const refusal = await copyStore(this.#db, this.#dir, 2 * this.#reserve.bytes);
+    this.#store.resumeFresh();
+    return refusal;
   }
 
   close(): void {
+    // Where there is no room, the next start does it.
+    this.#ifRoom(() => this.#store.pauseFresh());
+    this.#mark.note(this.#store.commits);
     this.#db.close();
     this.#mark.close();
   }

@@ -1,5 +1,5 @@
-import type { Ended, Entry, MailboxEvents } from "../engine.ts";
-import type { UserId } from "../protocol.ts";
+import type { Ended, Entry, MailboxEvents } from "./engine.ts";
+import type { UserId } from "./protocol.ts";
 
 /** An attached mailbox as its engine sees it, with what it is to be told. */
 export interface Tail {
