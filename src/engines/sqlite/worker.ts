@@ -209,7 +209,7 @@ class Desk {
     } catch (thrown) {
       this.#store.rollback();
       if (!isFull(thrown)) throw thrown;
-      this.#giveUpReserve();
+      this.#makeRoom();
       return false;
     }
   }
