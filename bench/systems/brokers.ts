@@ -5,7 +5,7 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { folder, freePort, start } from "../start.ts";
+import { adopt, folder, freePort, start } from "../start.ts";
 import type { Running, System } from "../system.ts";
 import { versionOf } from "../wires/packages.ts";
 
@@ -135,8 +135,9 @@ export async function startRabbitMq(plugins: readonly string[] = []): Promise<Ru
     },
   });
   const pid = Number(readFileSync(join(own.path, "pid"), "utf8"));
+  const end = adopt(pid);
   const running = stopping([pid], `amqp://guest:guest@127.0.0.1:${port}`, own, async () => {
-    process.kill(pid, "SIGKILL");
+    end();
     await program.stop();
   });
   return { ...running, webSocketPort };

@@ -104,7 +104,7 @@ test(`[N2] ${2 * CLIENTS} clients, on WebSocket and on long polling, come back s
   const { url } = server;
   const transports = ["websocket", "poll"] as const;
   /** After which time each was told to come back, ms: a busy machine changes nothing of it. */
-  const toldMs: Record<Transport, number[]> = { websocket: [], poll: [] };
+  const toldMs: Record<(typeof transports)[number], number[]> = { websocket: [], poll: [] };
   let early = 0;
   let back = 0;
   const all = transports.map((transport) => Array.from({ length: CLIENTS }, (_, n) => open(url, `${transport}-${n}`, transport)));
