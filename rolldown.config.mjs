@@ -1,8 +1,11 @@
 /**
  * Names that parts of the SDK share and that never leave it: neither an application nor the wire knows them. `test/client/script.test.ts` holds that.
  */
-const INTERNAL =
+export const INTERNAL =
   "abandon acks advance begin changeUser check deliver ended flush forget http inbox isBusy isOnce isReady mail maxAcks off opening outbox over position renew renews restMs room settle settledElsewhere tell tries";
+
+/** @param names  with spaces between */
+export const mangled = (names) => new RegExp(`^(_.*|${names.replaceAll(" ", "|")})$`);
 
 /**
  * es2020 has no private members, and imitating them with WeakMaps would make the script a third larger; so here they are ordinary ones with short
@@ -34,6 +37,6 @@ export default {
     name: "Handover",
     comments: false,
     generatedCode: { symbols: false },
-    minify: { compress: true, codegen: true, mangle: true, mangleProps: { include: new RegExp(`^(_.*|${INTERNAL.replaceAll(" ", "|")})$`) } },
+    minify: { compress: true, codegen: true, mangle: true, mangleProps: { include: mangled(INTERNAL) } },
   },
 };

@@ -1,11 +1,12 @@
 /** The script for x0's pages, SDK included: `<script src="/x0/handover.js"></script>`, which defines nothing. */
-import sdk from "./rolldown.config.mjs";
+import sdk, { INTERNAL, mangled } from "./rolldown.config.mjs";
 
 const { name: _name, minify, ...output } = sdk.output;
+// Here two of the names are the page's, too: `style.position`, and the attribute `data-ended`.
+const names = INTERNAL.replace(/ (ended|position)\b/g, "");
 
 export default {
   ...sdk,
   input: "src/client/x0/index.ts",
-  // Here the names that the SDK keeps to itself are x0's and the page's, too.
-  output: { ...output, file: "dist/client/x0.js", minify: { ...minify, mangleProps: { include: /^_/ } } },
+  output: { ...output, file: "dist/client/x0.js", minify: { ...minify, mangleProps: { include: mangled(names) } } },
 };

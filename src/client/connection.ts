@@ -84,9 +84,10 @@ export class Connection {
     this.#probeMs = parts.timing.probeMs;
     this.#mute = new Mute(parts.base);
     this.changes = new Listeners(parts.report);
-    globalThis.addEventListener?.("online", this.#networkChanged);
-    globalThis.addEventListener?.("pageshow", this.#nudge);
-    globalThis.document?.addEventListener("visibilitychange", this.#nudge);
+    // Browsers from before 2021 do not know the signal: there they stay, and find nothing to do.
+    globalThis.addEventListener?.("online", this.#networkChanged, this.#stop);
+    globalThis.addEventListener?.("pageshow", this.#nudge, this.#stop);
+    globalThis.document?.addEventListener("visibilitychange", this.#nudge, this.#stop);
     void this.#run();
   }
 
@@ -285,9 +286,6 @@ export class Connection {
     this.#era.abort();
     this.#wake.abort();
     this.#wire?.close();
-    globalThis.removeEventListener?.("online", this.#networkChanged);
-    globalThis.removeEventListener?.("pageshow", this.#nudge);
-    globalThis.document?.removeEventListener("visibilitychange", this.#nudge);
     this.#parts.inbox.close();
     this.#parts.outbox.abandon(why);
     this.#become(status);
