@@ -75,7 +75,8 @@ class EventsWire extends BesideWire {
       if (name === "problem") this.#problem = readProblem(data);
       else if (name === "drain" && typeof data.delay === "number") this.#drainMs = data.delay * 1000;
       else take(this.opening.mail, name, name === "deliver" ? { deliveries: [data] } : data);
-      if (name === "ready" && !this.#isReady) this.ack(this.opening.mail.position().epoch, {}).then(ready, (error: HandoverError) => this.over(error));
+      if (name === "ready" && !this.#isReady)
+        this.ack(this.opening.mail.position().epoch, {}).then(ready, (error: HandoverError) => this.over(error));
       this.#isReady ||= name === "ready";
     }
   }
