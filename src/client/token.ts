@@ -8,6 +8,8 @@ import { isRecord, parseText } from "./json.ts";
 
 /** A token is replaced so long before its end, or with a third of its time left: more than a hidden tab's timers are late. */
 const MARGIN_MS = 90_000;
+/** The longest timer that there is, but for a moment. */
+const MAX_TIMER_MS = 2 ** 31 - 2;
 /** How long the application's `token()` may take. */
 const ANSWER_MS = 30_000;
 
@@ -34,7 +36,7 @@ export class Token {
 
   /** ms until the token should be replaced; not above what a timer can wait. */
   get restMs(): number {
-    return Math.min(Math.max(this.#renewAtMs - Date.now(), 0), 2 ** 31 - 1);
+    return Math.min(Math.max(this.#renewAtMs - Date.now(), 0), MAX_TIMER_MS);
   }
 
   /**

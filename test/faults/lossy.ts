@@ -26,7 +26,7 @@ export async function openLossyProxy(target: string, random: () => number): Prom
     new Promise<{ status: number; headers: IncomingHttpHeaders; body: Buffer; stream?: IncomingMessage }>((resolve, reject) => {
       const asking = request({ hostname, port, method, path, headers, agent }, async (answer) => {
         const parts: Buffer[] = [];
-        if (answer.headers["content-type"] === "text/event-stream") {
+        if (answer.headers["content-type"]?.startsWith("text/event-stream")) {
           resolve({ status: 200, headers: answer.headers, body: Buffer.of(), stream: answer });
           return;
         }

@@ -92,6 +92,12 @@ export async function openContext(browser: Browser, options: BrowserContextOptio
   return context;
 }
 
+/** Only long polling gets through. */
+export async function blockAllButPolling(context: BrowserContext): Promise<void> {
+  await blockWebSocket(context);
+  await context.route("**/v1/events?*", (route) => route.abort());
+}
+
 /** Makes every WebSocket of this browser fail before it opens, as behind a proxy that refuses the upgrade. */
 export async function blockWebSocket(context: BrowserContext): Promise<void> {
   await context.addInitScript(() => {

@@ -8,8 +8,17 @@ import { readMark } from "./mark.ts";
 import { cannotOpen, isAbsent, makeDatabase } from "./open.ts";
 import { replaceStore } from "./replace.ts";
 import { type Salvaged, salvage } from "./salvage.ts";
-import { CannotOpen, CHECKSUMS_SINCE, checkVersion, type Db, databaseFile, isDamage, MIGRATIONS, text } from "./schema.ts";
-import { commitsMissing, damageOfLogIn, damageOfMailboxes, damageOfPages, damageOfRows, openReadOnly, type Unreadable } from "./verify.ts";
+import { CannotOpen, CHECKSUMS_SINCE, checkVersion, type Db, databaseFile, FRESH_SINCE, isDamage, MIGRATIONS, text } from "./schema.ts";
+import {
+  commitsMissing,
+  damageOfFresh,
+  damageOfLogIn,
+  damageOfMailboxes,
+  damageOfPages,
+  damageOfRows,
+  openReadOnly,
+  type Unreadable,
+} from "./verify.ts";
 
 export interface Content {
   readonly mailboxes: number;
@@ -77,7 +86,15 @@ function examine(place: string, file: string, missing: (db: Db) => readonly stri
       }
       findings.push(...damageOfMailboxes(db));
       const { unreadable, leftovers, ...rows } = damageOfRows(db);
-      return { findings: [...findings, ...rows.findings], unreadable, notes: leftovers, misses, content: contentOf(db) };
+      const fresh = version < FRESH_SINCE ? undefined : damageOfFresh(db);
+      const content = contentOf(db);
+      return {
+        findings: [...findings, ...rows.findings, ...(fresh?.findings ?? [])],
+        unreadable: [...unreadable, ...(fresh?.unreadable ?? [])],
+        notes: leftovers,
+        misses,
+        content: { ...content, unsettled: content.unsettled + (fresh?.waiting ?? 0) },
+      };
     } finally {
       close();
     }

@@ -1,6 +1,7 @@
 import type { Totals } from "../../engine.ts";
 import { ENDINGS } from "./call.ts";
 import { checksumOfMailbox } from "./checksum.ts";
+import type { FreshBook } from "./fresh.ts";
 import { Damaged } from "./schema.ts";
 import type { MailboxRow, Statements } from "./statement.ts";
 
@@ -18,24 +19,29 @@ interface Mark {
   readonly totals: number[];
 }
 
-/** The mailboxes' heads, counts and bytes, and the totals: kept in memory while a batch runs, and written once per commit. */
+/**
+ * The mailboxes' heads, counts and bytes, and the totals: kept in memory while a batch runs, and written once per commit. In memory they count fresh
+ * mail, in the tables they do not.
+ */
 export class Ledger {
   readonly #run: Statements;
+  readonly #fresh: FreshBook;
   readonly #byUser = new Map<string, MailboxRow>();
   readonly #byId = new Map<number, MailboxRow>();
   readonly #changed = new Set<MailboxRow>();
   #marks: Mark[] = [];
   #totals: number[] = TOTALS.map(() => 0);
 
-  constructor(run: Statements) {
+  constructor(run: Statements, fresh: FreshBook) {
     this.#run = run;
+    this.#fresh = fresh;
   }
 
   mailboxOf(user: string): MailboxRow | undefined {
     const cached = this.#byUser.get(user);
     if (cached) return cached;
     const box = this.#run.mailboxOf.get(user);
-    return box && this.#cache(checked(box));
+    return box && this.#load(box);
   }
 
   mailbox(id: number): MailboxRow {
@@ -43,7 +49,7 @@ export class Ledger {
     if (cached) return cached;
     const box = this.#run.mailbox.get(id);
     if (!box) throw new Damaged(`a delivery belongs to mailbox ${id}, which is not there`);
-    return this.#cache(checked(box));
+    return this.#load(box);
   }
 
   makeMailbox(user: string): MailboxRow {
@@ -56,6 +62,11 @@ export class Ledger {
   /** To be called before a mailbox is changed. */
   touch(box: MailboxRow): MailboxRow {
     this.#changed.add(box);
+    return this.touchFresh(box);
+  }
+
+  /** To be called before fresh mail changes a mailbox: nothing of that is written. */
+  touchFresh(box: MailboxRow): MailboxRow {
     const mark = this.#marks.at(-1);
     if (mark && !mark.before.has(box)) {
       const { head, count, bytes, forgotten, holds } = box;
@@ -70,13 +81,19 @@ export class Ledger {
 
   totals(): Totals {
     const stored = new Map(this.#run.totals.all().map((row) => [row.name, row.n]));
-    return Object.fromEntries(TOTALS.map((name, place) => [name, (stored.get(name) ?? 0) + (this.#totals[place] ?? 0)])) as Totals;
+    const fresh: Partial<Totals> = this.#fresh.totals;
+    return Object.fromEntries(
+      TOTALS.map((name, place) => [name, (stored.get(name) ?? 0) + (this.#totals[place] ?? 0) + (fresh[name] ?? 0)]),
+    ) as Totals;
   }
 
   /** Writes what has changed, for the commit that follows. */
   write(): void {
-    for (const box of this.#changed)
-      this.#run.keepMailbox.run(box.head, box.count, box.bytes, box.forgotten, box.holds, checksumOfMailbox(box), box.id);
+    for (const box of this.#changed) {
+      const fresh = this.#fresh.shelf(box.id);
+      const row = { ...box, count: box.count - fresh.count, bytes: box.bytes - fresh.bytes };
+      this.#run.keepMailbox.run(row.head, row.count, row.bytes, row.forgotten, row.holds, checksumOfMailbox(row), row.id);
+    }
     for (const [place, n] of this.#totals.entries()) if (n !== 0) this.#run.addTotal.run(n, TOTALS[place]);
   }
 
@@ -124,6 +141,15 @@ export class Ledger {
   #forget(): void {
     this.#byUser.clear();
     this.#byId.clear();
+  }
+
+  #load(row: MailboxRow): MailboxRow {
+    const box = checked(row);
+    const fresh = this.#fresh.shelf(box.id);
+    box.head = Math.max(box.head, fresh.head);
+    box.count += fresh.count;
+    box.bytes += fresh.bytes;
+    return this.#cache(box);
   }
 
   #cache(box: MailboxRow): MailboxRow {

@@ -5,6 +5,7 @@
 import { crc32 } from "node:zlib";
 import type { EntryRow, UnsettledResult, UnsettledRow } from "./call.ts";
 import { isIntact } from "./checksum.ts";
+import type { FreshBook, FreshMail } from "./fresh.ts";
 import { type GapRow, type MailboxRow, type MailRow, STEP_ROWS, type Statements } from "./statement.ts";
 
 /** Most bytes of events, about, that one step of a walk hands over. */
@@ -26,6 +27,7 @@ export interface Reading {
 export function readMail(
   run: Statements,
   box: MailboxRow,
+  fresh: FreshBook,
   {
     session,
     after,
@@ -42,7 +44,9 @@ export function readMail(
   const damaged: MailRow[] = [];
   let bytes = 0;
   let rows = 0;
-  for (const row of run.mail.iterate(box.id, after)) {
+  // Where all that waits is fresh, nothing has a row.
+  const inRows = box.count === fresh.shelf(box.id).count ? [] : run.mail.iterate(box.id, after);
+  for (const row of byNumber(inRows, above(fresh.waiting(box.id), after))) {
     if (row.seq > lookedAt) break;
     rows += 1;
     if (rows > STEP_ROWS * 10) {
@@ -51,13 +55,14 @@ export function readMail(
       break;
     }
     // First of all: whose it is and how long it lives may be what is damaged.
-    if (!isIntact(row, box.user)) {
+    const isFresh = "ended_ms" in row;
+    if (!isFresh && !isIntact(row, box.user)) {
       damaged.push(row);
       continue;
     }
     if ((row.session === null || row.session === session) && row.expires_ms > nowMs) {
-      if (row.text === null || crc32(row.text) !== row.event_checksum) {
-        damaged.push(row);
+      if (row.text === null || (!isFresh && crc32(row.text) !== row.event_checksum)) {
+        if (!isFresh) damaged.push(row);
         continue;
       }
       const last = entries.at(-1);
@@ -72,6 +77,20 @@ export function readMail(
     unsettled.push(row.seq);
   }
   return { entries, unsettled, ended, damaged, lookedAt, more };
+}
+
+function* above(mails: Iterable<FreshMail>, after: number): Generator<FreshMail> {
+  for (const mail of mails) if (mail.seq > after) yield mail;
+}
+
+/** Two sources, each ascending, as one. */
+function* byNumber(rows: Iterable<MailRow>, mails: Generator<FreshMail>): Generator<MailRow | FreshMail> {
+  let mail = mails.next();
+  for (const row of rows) {
+    for (; !mail.done && mail.value.seq < row.seq; mail = mails.next()) yield mail.value;
+    yield row;
+  }
+  for (; !mail.done; mail = mails.next()) yield mail.value;
 }
 
 /** One step of a walk through all deliveries: those that wait, and the damaged ones by their keys. */

@@ -7,8 +7,10 @@ import { crc32 } from "node:zlib";
 import Database from "better-sqlite3";
 import { ENDINGS } from "./call.ts";
 import { checksumOfDelivery, checksumOfKey, checksumOfMailbox } from "./checksum.ts";
+import { keyOf, replayFresh } from "./fresh.ts";
 import { Pages, type Value } from "./page.ts";
 import { CHECKSUMS_SINCE, type Db, MIGRATIONS, migrate } from "./schema.ts";
+import type { FreshRow } from "./statement.ts";
 
 /** What was taken over, and what was not. */
 export interface Salvaged {
@@ -24,7 +26,7 @@ export interface Salvaged {
 
 const DAY_MS = 24 * 3600_000;
 /** The columns of each table, in the order of the file. */
-const TABLES = ["meta", "totals", "mailboxes", "events", "deliveries", "idempotency", "sessions", "ended_sessions"] as const;
+const TABLES = ["meta", "totals", "mailboxes", "events", "deliveries", "idempotency", "sessions", "ended_sessions", "fresh"] as const;
 const USERS_INDEX = "sqlite_autoindex_mailboxes_1";
 
 /**
@@ -80,13 +82,15 @@ class Salvage {
     this.#mailboxes();
     this.#events();
     this.#deliveries();
+    const fresh = this.#fresh(totals.get("folded") ?? 0);
     const unaddressed = this.#tidy();
     const keys = this.#keys();
     const sessions = this.#sessions();
     const count = (sql: string) => Number(this.#into.prepare(sql).pluck().get());
     const unsettled = count("SELECT count(*) FROM deliveries WHERE ending IS NULL");
     const before = totals.get("unsettled");
-    const missing = typeof before === "number" && !this.#misses ? Math.max(0, before - unsettled) : undefined;
+    const missing = typeof before === "number" && !this.#misses ? Math.max(0, before + fresh.waited - unsettled) : undefined;
+    if (typeof before === "number") totals.set("acked", Number(totals.get("acked") ?? 0) + fresh.acked);
     this.#totals(totals, unsettled, missing ?? 0);
     return {
       taken: {
@@ -191,6 +195,52 @@ class Salvage {
       const at = name.lastIndexOf(" ");
       if (!isThere.get(name.slice(0, at), Number(name.slice(at + 1)))) this.#lost.push(each);
     }
+  }
+
+  /**
+   * Gives fresh mail the rows that the server would have given it.
+   * @param folded  the commit up to which it had them
+   * @returns how much of it waited, what cannot be read included, and how much was acknowledged
+   */
+  #fresh(folded: Value): { readonly waited: number; readonly acked: number } {
+    const rows: FreshRow[] = [];
+    for (const { values, rowid = 0 } of this.#rows("fresh", 5, true)) {
+      const [, mails, checksum, header, events] = values;
+      const isRow = typeof mails === "number" && typeof checksum === "number" && typeof header === "string" && Buffer.isBuffer(events);
+      if (isRow && rowid > Number(folded) && !rows.some(({ n }) => n === rowid)) rows.push({ n: rowid, mails, checksum, header, events });
+    }
+    const { arrivals, lost } = replayFresh(rows.sort((one, other) => one.n - other.n));
+    const mailbox = this.#into.prepare<unknown[], { user: string }>("SELECT user FROM mailboxes WHERE id = ?");
+    const isThere = this.#into.prepare("SELECT 1 FROM deliveries WHERE message = ?");
+    const addEvent = this.#into.prepare("INSERT INTO events (recipients, unsettled, dead, checksum, event) VALUES (1, 1, 0, ?, ?)");
+    const addDelivery = this.#into.prepare(
+      `INSERT INTO deliveries (message, mailbox, seq, event, source, bytes, attempts, expires_ms, due_ms, ending, ended_ms, checksum)
+        VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)`,
+    );
+    const addKey = this.#into.prepare("INSERT OR IGNORE INTO idempotency (source, key, hash, accepted, due_ms, checksum) VALUES (?, ?, ?, ?, ?, ?)");
+    let [waited, acked] = [lost, 0];
+    for (const mail of arrivals.flatMap(({ mails }) => mails)) {
+      // What had rows before is there by those.
+      if (mail.isMoved || isThere.get(mail.message)) continue;
+      const { message, source, bytes, seq, expires_ms, ended_ms, text, event_checksum } = mail;
+      const user = mailbox.get(mail.mailbox)?.user;
+      if (ended_ms === null) waited += 1;
+      if (user === undefined || (ended_ms === null && crc32(text) !== event_checksum)) {
+        if (ended_ms === null) this.#lost.push({ message, user });
+        continue;
+      }
+      if (ended_ms === null) {
+        const event = Number(addEvent.run(event_checksum, text).lastInsertRowid);
+        const checksum = checksumOfDelivery({ ...mail, event }, user, event_checksum);
+        addDelivery.run(message, mail.mailbox, seq, event, source, bytes, expires_ms, expires_ms, null, null, checksum);
+      } else {
+        acked += 1;
+        addDelivery.run(message, mail.mailbox, seq, null, source, bytes, expires_ms, ended_ms + DAY_MS, "acked", ended_ms, null);
+      }
+      const key = keyOf(mail, user);
+      if (key) addKey.run(...key);
+    }
+    return { waited, acked };
   }
 
   /** Makes the counts fit what is there. @returns the events that belong to nothing */

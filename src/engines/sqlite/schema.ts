@@ -77,10 +77,18 @@ export const MIGRATIONS: readonly string[] = [
   UPDATE mailboxes SET checksum = mailbox_checksum(id, user, head, count, bytes, forgotten, holds);
   UPDATE idempotency SET checksum = key_checksum(source, key, hash, accepted, due_ms);
   `,
+  `
+  -- What commit n did with fresh mail: see fresh.ts. mails: how many came. checksum: of the header. folded: what came up to this commit has rows.
+  CREATE TABLE fresh (n INTEGER PRIMARY KEY, mails INTEGER NOT NULL, checksum INTEGER NOT NULL, header TEXT NOT NULL, events BLOB NOT NULL) STRICT;
+  INSERT INTO totals (name, n) VALUES ('folded', 0);
+  `,
 ];
 
 /** The version whose rows have checksums. */
 export const CHECKSUMS_SINCE = 4;
+
+/** The version that has fresh mail. */
+export const FRESH_SINCE = 5;
 
 /** Why a store cannot be opened: a sentence for the operator. */
 export class CannotOpen extends Error {}

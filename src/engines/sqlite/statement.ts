@@ -56,6 +56,8 @@ export const SQL = {
     FROM deliveries d LEFT JOIN events e ON e.id = d.event WHERE d.mailbox = ${INT} AND d.seq > ${INT} AND d.ending IS NULL ORDER BY d.seq`,
   gaps: `SELECT seq, ending, session FROM deliveries
     WHERE mailbox = ${INT} AND seq > ${INT} AND ending IS NOT NULL AND ending <> 'acked' ORDER BY seq LIMIT ${STEP_ROWS}`,
+  lastMessage: "SELECT max(message) AS message FROM deliveries",
+  isMessage: "SELECT 1 AS yes FROM deliveries WHERE message = ? LIMIT 1",
   states: `SELECT d.source, m.user, d.ending, d.ended_ms FROM deliveries d JOIN mailboxes m ON m.id = d.mailbox WHERE d.message = ${TEXT} ORDER BY d.mailbox`,
   /** A walk through all deliveries, by their primary key. */
   walk: `SELECT d.message, d.mailbox, d.seq, d.event, d.source, d.session, d.topic, d.bytes, d.attempts, d.expires_ms, d.ending, d.checksum, m.user,
@@ -97,7 +99,11 @@ export const SQL = {
 
   totals: "SELECT name, n FROM totals",
   addTotal: "UPDATE totals SET n = n + ? WHERE name = ?",
-  commits: "SELECT n FROM totals WHERE name = 'commits'",
+  addFresh: "INSERT INTO fresh (n, mails, checksum, header, events) VALUES (?, ?, ?, ?, ?)",
+  dropFresh: "DELETE FROM fresh WHERE n <= ?",
+  foldedTo: "UPDATE totals SET n = ? WHERE name = 'folded'",
+
+  commits: "SELECT max(n, coalesce((SELECT max(n) FROM fresh), 0)) AS n FROM totals WHERE name = 'commits'",
   countCommit: "UPDATE totals SET n = ? WHERE name = 'commits'",
 } as const;
 
@@ -130,6 +136,14 @@ export interface GapRow {
   readonly session: string | null;
 }
 
+export interface FreshRow {
+  readonly n: number;
+  readonly mails: number;
+  readonly checksum: number;
+  readonly header: string;
+  readonly events: Buffer;
+}
+
 export interface WalkRow extends CheckedDelivery {
   readonly ending: string | null;
   readonly user: string;
@@ -157,6 +171,8 @@ type Rows = {
   nextKeyDue: { due_ms: number };
   mail: MailRow;
   gaps: GapRow;
+  lastMessage: { message: string | null };
+  isMessage: { yes: number };
   states: { source: string; user: string; ending: string | null; ended_ms: number | null };
   session: { until_ms: number };
   holder: { id: number };

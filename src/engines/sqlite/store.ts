@@ -29,6 +29,7 @@ import {
   type WorkerOptions,
 } from "./call.ts";
 import { checksumOfDelivery, checksumOfKey, isIntact } from "./checksum.ts";
+import { answerOf, FreshBook, type FreshMail, keyOf } from "./fresh.ts";
 import { mergeGaps } from "./gap.ts";
 import { HoldBook } from "./hold.ts";
 import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
@@ -78,6 +79,7 @@ export class Store {
   readonly #run: Statements;
   readonly #control: Readonly<Record<"begin" | "commit" | "rollback" | "mark" | "release" | "back", () => void>>;
   readonly #inTransaction: () => boolean;
+  readonly #fresh: FreshBook;
   readonly #ledger: Ledger;
   readonly #sessions: SessionBook;
   readonly #holds: HoldBook;
@@ -86,11 +88,14 @@ export class Store {
   #nowMs = 0;
   #op = 0;
   #damagesBefore = 0;
+  /** Of all messages that were ever stored: a higher one is new. */
+  #lastMessage: string;
 
   constructor(db: Db, options: WorkerOptions) {
     this.#options = options;
     this.#run = prepareAll(db);
-    this.#ledger = new Ledger(this.#run);
+    this.#fresh = new FreshBook(this.#run);
+    this.#ledger = new Ledger(this.#run, this.#fresh);
     this.#sessions = new SessionBook(this.#run);
     this.#holds = new HoldBook(this.#run, this.#ledger);
     const control = (sql: string) => {
@@ -109,7 +114,33 @@ export class Store {
     };
     this.#inTransaction = () => db.inTransaction;
     this.commits = this.#run.commits.get()?.n ?? 0;
+    this.#lastMessage = this.#run.lastMessage.get()?.message ?? "";
     this.epoch = String(db.prepare("SELECT value FROM meta WHERE key = 'epoch'").pluck().get());
+    // What a process that was killed has left.
+    this.#fresh.load(db);
+    while (!this.#fresh.isEmpty) this.fold();
+  }
+
+  /** Whether fresh mail shall get its rows, because there is much of it; and when there is time, any. */
+  isToFold(isQuiet: boolean): boolean {
+    return isQuiet ? !this.#fresh.isEmpty : this.#fresh.isFull;
+  }
+
+  /** Gives the oldest fresh mail its rows, in a commit of its own that answers nobody. May throw as {@link commit}; then {@link rollback}. */
+  fold(): void {
+    this.begin(this.#nowMs);
+    this.#giveOldestRows();
+    this.commit();
+  }
+
+  /** From now on nothing is fresh, and the file is whole without it; until {@link resumeFresh}. */
+  pauseFresh(): void {
+    this.#fresh.isPaused = true;
+    while (!this.#fresh.isEmpty) this.fold();
+  }
+
+  resumeFresh(): void {
+    this.#fresh.isPaused = false;
   }
 
   begin(nowMs: number): void {
@@ -122,15 +153,18 @@ export class Store {
   /** Durable when it returns. */
   commit(): void {
     this.#ledger.write();
-    if (this.wrote) this.#run.countCommit.run(this.commits + 1);
+    const isCounted = this.#fresh.write(this.commits + 1, this.#nowMs);
+    if (this.wrote && !isCounted) this.#run.countCommit.run(this.commits + 1);
     this.#control.commit();
     if (this.wrote) this.commits += 1;
     this.#ledger.committed();
+    this.#fresh.committed(this.commits, this.#nowMs);
   }
 
   rollback(): void {
     // SQLite itself has rolled back after some errors.
     if (this.#inTransaction()) this.#control.rollback();
+    this.#fresh.rolledBack();
     this.#ledger.rolledBack();
     this.damages = this.#damagesBefore;
     this.#forgetBatch();
@@ -221,11 +255,12 @@ export class Store {
   #appendOne(item: AppendItem): AppendResult {
     const [id, source, event, acceptedAtMs, expiresAtMs, ttlSeconds, users, sessions, topic, key, hash] = item;
     if (key !== null) {
-      const known = this.#run.key.get(source, key);
-      if (known && checksumOfKey(source, key, known.hash, known.accepted, known.due_ms) !== known.checksum)
-        this.#sayDamaged(`An idempotency key of ${source} is damaged on the disk: a repeat of its message is stored again.`);
-      else if (known && known.due_ms > this.#nowMs) return known.hash === hash ? known.accepted : CONFLICT;
+      const known = this.#knownKey(source, key);
+      if (known) return known.hash === hash ? known.accepted : CONFLICT;
     }
+    if (id > this.#lastMessage) this.#lastMessage = id;
+    else if (this.#fresh.find(id) || this.#run.isMessage.get(id)) throw new Error(`message ${id} is there already`);
+    if (this.#fresh.takes(item)) return this.#appendFresh(item);
     if (sessions?.some((session) => session !== null && this.#sessions.hasEnded(session, this.#nowMs))) return SESSION_ENDED;
     const bytes = Buffer.byteLength(event);
     const isExpired = expiresAtMs <= acceptedAtMs;
@@ -286,10 +321,89 @@ export class Store {
     return seqs;
   }
 
+  #appendFresh(item: AppendItem): AppendResult {
+    const [message, source, text, accepted_ms, expires_ms, ttl, [user = ""], , , key, hash] = item;
+    const bytes = Buffer.byteLength(text);
+    const known = this.#ledger.mailboxOf(user);
+    if ((known?.count ?? 0) >= this.#options.mailboxMaxMessages || (known?.bytes ?? 0) + bytes > this.#options.mailboxMaxBytes) return FULL;
+    // A new mailbox has its row from the beginning.
+    const box = known ? this.#ledger.touchFresh(known) : this.#ledger.touch(this.#ledger.makeMailbox(user));
+    box.head += 1;
+    box.count += 1;
+    box.bytes += bytes;
+    const ofMessage = { message, source, text, event_checksum: crc32(text), bytes, accepted_ms, expires_ms, ttl, key, hash };
+    const ofDelivery = { mailbox: box.id, seq: box.head, event: null, session: null, topic: null, attempts: 1 };
+    const ofFresh = { key_due_ms: this.#stroke(this.#nowMs + DAY_MS), ended_ms: null, commit: Number.POSITIVE_INFINITY, isMoved: false };
+    this.#fresh.add({ ...ofMessage, ...ofDelivery, ...ofFresh });
+    this.#noteDue(Math.min(expires_ms, this.#stroke(this.#nowMs + DAY_MS)));
+    this.wrote = true;
+    return [box.head];
+  }
+
+  #ackFresh(box: MailboxRow, mail: FreshMail): EndedRow {
+    this.#ledger.touchFresh(box);
+    box.count -= 1;
+    box.bytes -= mail.bytes;
+    this.#fresh.ack(mail, this.#nowMs);
+    this.#noteDue(this.#keptUntil(ACKED));
+    this.wrote = true;
+    return [mail.seq, mail.message, ACKED];
+  }
+
+  /** Gives fresh mail the rows that it would have if it had never been fresh. */
+  #giveRows(mail: FreshMail): void {
+    const { message, mailbox, seq, source, bytes, expires_ms, ended_ms, text, event_checksum } = mail;
+    const { user } = this.#touch(this.#ledger.mailbox(mailbox));
+    if (ended_ms === null) {
+      const event = Number(this.#run.addEvent.run(1, 1, event_checksum, text).lastInsertRowid);
+      const checksum = checksumOfDelivery({ ...mail, event }, user, event_checksum);
+      this.#run.addDelivery.run(message, mailbox, seq, event, source, null, null, bytes, expires_ms, expires_ms, null, null, checksum);
+    } else {
+      const dueMs = this.#stroke(ended_ms + KEEP_MS);
+      this.#run.addDelivery.run(message, mailbox, seq, null, source, null, null, bytes, expires_ms, dueMs, ENDINGS[ACKED], ended_ms, null);
+    }
+    this.#ledger.count(ACCEPTED, 1);
+    this.#ledger.count(ended_ms === null ? UNSETTLED : FIRST_ENDING + ACKED, 1);
+    const key = keyOf(mail, user);
+    if (key) this.#run.addKey.run(...key);
+    this.#fresh.leave(mail);
+    this.wrote = true;
+  }
+
+  #giveOldestRows(): void {
+    for (const mail of this.#fresh.takeOldest()) this.#giveRows(mail);
+    this.wrote = true;
+  }
+
+  #giveAllRows(): void {
+    for (const mail of this.#fresh.takeAll()) this.#giveRows(mail);
+  }
+
+  /** What an idempotency key was used for, while it is known. */
+  #knownKey(source: string, key: string): { readonly hash: string | null; readonly accepted: string } | undefined {
+    const fresh = this.#fresh.ofKey(source, key);
+    if (fresh) {
+      if (fresh.key_due_ms > this.#nowMs) return { hash: fresh.hash, accepted: answerOf(fresh, this.#ledger.mailbox(fresh.mailbox).user) };
+      // The new one takes its place: the older shall be in its rows first.
+      this.#giveRows(fresh);
+    }
+    const known = this.#run.key.get(source, key);
+    if (known && checksumOfKey(source, key, known.hash, known.accepted, known.due_ms) !== known.checksum)
+      this.#sayDamaged(`An idempotency key of ${source} is damaged on the disk: a repeat of its message is stored again.`);
+    else if (known && known.due_ms > this.#nowMs) return known;
+    return undefined;
+  }
+
   #read(user: string, session: string, after: number, limit: number, maxBytes: number): ReadResult {
     const box = this.#ledger.mailboxOf(user);
     if (!box) return { entries: [], gaps: [], lookedAt: 0, more: false };
-    const { entries, unsettled, ended, damaged, lookedAt, more } = readMail(this.#run, box, { session, after, limit, maxBytes, nowMs: this.#nowMs });
+    const { entries, unsettled, ended, damaged, lookedAt, more } = readMail(this.#run, box, this.#fresh, {
+      session,
+      after,
+      limit,
+      maxBytes,
+      nowMs: this.#nowMs,
+    });
     for (const row of damaged) {
       const delivery = this.#run.atSeq.get(row.mailbox, row.seq);
       if (!delivery) throw new Damaged(`message ${row.message} is in an index, and not in its place`);
@@ -311,27 +425,35 @@ export class Store {
       this.#endAndTell(row, EXPIRED);
       return false;
     };
+    /** What else is done with fresh mail than to acknowledge it is done with its rows. */
+    const rowAt = (seq: number) => {
+      const mail = this.#fresh.waitingAt(box.id, seq);
+      if (mail) this.#giveRows(mail);
+      return this.#run.atSeq.get(box.id, seq);
+    };
     for (const change of changes) {
       switch (change[0]) {
         case "acked":
           for (const seq of change[1]) {
-            const row = this.#run.atSeq.get(box.id, seq);
+            const mail = this.#fresh.waitingAt(box.id, seq);
+            if (mail && !this.#hasExpired(mail)) {
+              settled.push(this.#ackFresh(box, mail));
+              continue;
+            }
+            const row = rowAt(seq);
             if (open(row)) settled.push([this.#end(row, ACKED, null), row.message, ACKED]);
           }
           break;
-        case "acked-upto": {
-          const except = new Set(change[2]);
-          for (const row of this.#run.upto.all(box.id, change[1]))
-            if (row.seq !== null && !except.has(row.seq) && open(row)) settled.push([this.#end(row, ACKED, null), row.message, ACKED]);
+        case "acked-upto":
+          settled.push(...this.#settleUpto(box, change[1], new Set(change[2]), open));
           break;
-        }
         case "rejected": {
-          const row = this.#run.atSeq.get(box.id, change[1]);
+          const row = rowAt(change[1]);
           if (open(row)) settled.push([this.#end(row, DEAD, change[2]), row.message, DEAD]);
           break;
         }
         case "nacked": {
-          const row = this.#run.atSeq.get(box.id, change[1]);
+          const row = rowAt(change[1]);
           if (!open(row)) break;
           if (!isIntact(row, user)) this.#endDamaged(row);
           else if (row.attempts >= this.#options.maxAttempts) settled.push([this.#end(row, DEAD, `nacked ${row.attempts} times`), row.message, DEAD]);
@@ -340,7 +462,7 @@ export class Store {
           break;
         }
         case "held": {
-          const seqs = change[2].filter((seq) => open(this.#run.atSeq.get(box.id, seq)));
+          const seqs = change[2].filter((seq) => open(rowAt(seq)));
           if (this.#holds.hold(box, session, change[1], seqs, this.#nowMs)) this.wrote = true;
           break;
         }
@@ -352,7 +474,32 @@ export class Store {
     return settled;
   }
 
+  #settleUpto(
+    box: MailboxRow,
+    upto: number,
+    except: ReadonlySet<number>,
+    open: (row: DeliveryRow | undefined) => row is DeliveryRow,
+  ): readonly EndedRow[] {
+    const settled: EndedRow[] = [];
+    for (const mail of this.#fresh.waiting(box.id)) {
+      if (mail.seq > upto) break;
+      if (except.has(mail.seq)) continue;
+      if (this.#hasExpired(mail)) this.#giveRows(mail);
+      else settled.push(this.#ackFresh(box, mail));
+    }
+    if (box.count === this.#fresh.shelf(box.id).count) return settled;
+    const fresh = settled.length;
+    for (const row of this.#run.upto.all(box.id, upto))
+      if (row.seq !== null && !except.has(row.seq) && open(row)) settled.push([this.#end(row, ACKED, null), row.message, ACKED]);
+    return fresh === 0 || fresh === settled.length ? settled : settled.sort(([one], [other]) => one - other);
+  }
+
   #find(id: string): FindResult | null {
+    const mail = this.#fresh.find(id);
+    if (mail) {
+      const { user } = this.#ledger.mailbox(mail.mailbox);
+      return { source: mail.source, recipients: [[user, mail.ended_ms === null ? null : ENDINGS[ACKED], mail.ended_ms]] };
+    }
     const rows = this.#run.states.all(id);
     const [first] = rows;
     if (!first) return null;
@@ -360,6 +507,8 @@ export class Store {
   }
 
   #evict(id: string): number {
+    const mail = this.#fresh.find(id);
+    if (mail) this.#giveRows(mail);
     return this.#evictRows(this.#run.ofMessage.all(id)).length;
   }
 
@@ -393,6 +542,7 @@ export class Store {
 
   /** One step of a walk through all deliveries: those that wait. Damaged ones end here, as they would when read. */
   #unsettled(message: string, mailbox: number): UnsettledResult {
+    this.#giveAllRows();
     const { rows, damaged, after } = walkMail(this.#run, message, mailbox);
     for (const [id, box] of damaged) for (const row of this.#run.ofMessage.all(id)) if (row.mailbox === box) this.#endDamaged(row);
     return { rows, after };
@@ -400,6 +550,10 @@ export class Store {
 
   /** One step of what time does: expiry, return of nacked mail, purge. @returns whether there is more at once */
   #sweep(): boolean {
+    if (this.#fresh.isOld(this.#nowMs)) {
+      this.#giveOldestRows();
+      return true;
+    }
     const rows = this.#run.due.all(this.#nowMs);
     for (const row of rows) {
       if (row.ending !== null) this.#purge(row);
@@ -506,7 +660,7 @@ export class Store {
     if (this.#attached.has(user)) this.happenings.push([this.#op, "ended", user, ended]);
   }
 
-  #hasExpired(row: DeliveryRow): boolean {
+  #hasExpired(row: Pick<DeliveryRow, "expires_ms">): boolean {
     return row.expires_ms <= this.#nowMs;
   }
 
@@ -531,12 +685,14 @@ export class Store {
   #mark(): void {
     this.#control.mark();
     this.#ledger.mark();
+    this.#fresh.mark();
     this.#marks.push({ happenings: this.happenings.length, log: this.log.length });
   }
 
   #release(): void {
     this.#control.release();
     this.#ledger.release();
+    this.#fresh.release();
     this.#marks.pop();
   }
 
@@ -544,6 +700,7 @@ export class Store {
     this.#control.back();
     this.#control.release();
     this.#ledger.back();
+    this.#fresh.back();
     const mark = this.#marks.pop();
     if (!mark) return;
     this.happenings.length = mark.happenings;

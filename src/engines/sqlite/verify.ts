@@ -6,9 +6,10 @@ import { existsSync, rmSync, statSync } from "node:fs";
 import { crc32 } from "node:zlib";
 import Database from "better-sqlite3";
 import { type CheckedDelivery, checksumOfKey, checksumOfMailbox, isIntact, MAILBOX_COLUMNS } from "./checksum.ts";
+import { readFresh } from "./fresh.ts";
 import { damageOfLog } from "./log.ts";
 import { readMark } from "./mark.ts";
-import { type Db, databaseFile } from "./schema.ts";
+import { type Db, databaseFile, FRESH_SINCE } from "./schema.ts";
 
 /** Most findings of one kind that are told. */
 const MAX_TOLD = 20;
@@ -60,7 +61,10 @@ export function damageOfLogIn(dir: string): string | undefined {
 export function commitsMissing(db: Db, dir: string): string | undefined {
   const mark = readMark(dir);
   if (!mark || mark.epoch !== db.prepare("SELECT value FROM meta WHERE key = 'epoch'").pluck().get()) return undefined;
-  const commits = Number(db.prepare("SELECT n FROM totals WHERE name = 'commits'").pluck().get() ?? 0);
+  // A commit of fresh mail is counted in its row.
+  const hasFresh = Number(db.pragma("user_version", { simple: true })) >= FRESH_SINCE;
+  const sql = `SELECT max(n, ${hasFresh ? "coalesce((SELECT max(n) FROM fresh), 0)" : "0"}) FROM totals WHERE name = 'commits'`;
+  const commits = Number(db.prepare(sql).pluck().get() ?? 0);
   if (commits >= mark.commits) return undefined;
   return `its last ${mark.commits - commits} commits are missing: the write-ahead log handover.db-wal was removed or damaged, or handover.db is an old copy`;
 }
@@ -165,6 +169,25 @@ export function damageOfRows(db: Db): Rows {
   const said = Number(db.prepare("SELECT n FROM totals WHERE name = 'unsettled'").pluck().get());
   if (unsettled !== said) findings.push(`the store counts ${said} unsettled deliveries, and there are ${unsettled}`);
   return { findings, unreadable, leftovers };
+}
+
+/**
+ * Looks at what the store holds of fresh mail.
+ * @returns how much of it waits, besides what is wrong
+ * @throws SqliteError when pages are damaged
+ */
+export function damageOfFresh(db: Db): Pick<Rows, "findings" | "unreadable"> & { readonly waiting: number } {
+  const { arrivals, damaged } = readFresh(db);
+  const waiting = arrivals.flatMap(({ mails }) => mails.filter((mail) => !mail.isMoved && mail.ended_ms === null));
+  const user = db.prepare<[number], string>("SELECT user FROM mailboxes WHERE id = ?").pluck();
+  const unreadable = waiting
+    .map((mail) => ({ mail, user: user.get(mail.mailbox) }))
+    .filter(({ mail, user }) => user === undefined || crc32(mail.text) !== mail.event_checksum)
+    .map(({ mail, user }) => ({ message: mail.message, user }));
+  const findings: string[] = [];
+  if (damaged > 0) findings.push(`${damaged} rows of fresh mail are not what was written: what came with those commits cannot be read`);
+  if (unreadable.length > 0) findings.push(`${unreadable.length} fresh messages are not what was written, or their mailbox is gone`);
+  return { findings, unreadable, waiting: waiting.length };
 }
 
 interface WaitingRow extends CheckedDelivery {

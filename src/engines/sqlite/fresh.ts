@@ -1,0 +1,373 @@
+/**
+ * Fresh mail: what was accepted a moment ago. On the disk it is one row for each commit, which says what came and what of it was acknowledged; in
+ * memory it is looked up. Rows and index entries of its own it gets when it has lain for a while. Most mail is acknowledged before that, and costs the
+ * row that keeps its state instead of some ten changes of trees: docs/decisions/0002.
+ *
+ * The other tables know nothing of fresh mail, except the head of its mailbox: they fit together without it.
+ * @module
+ */
+import { crc32 } from "node:zlib";
+import type { AppendItem } from "./call.ts";
+import { type CheckedDelivery, checksumOfKey } from "./checksum.ts";
+import { Damaged, type Db } from "./schema.ts";
+import type { FreshRow, Statements } from "./statement.ts";
+
+/** What lives shorter has rows from the beginning: what is fresh is never swept. */
+const MIN_TTL_MS = 60_000;
+const MAX_AGE_MS = 30_000;
+/** Nor is a long one fresh: it would be written twice. Characters. */
+const MAX_LENGTH = 4_096;
+/** Fresh mail beyond this gets rows: the oldest, so much at a time. */
+const MAX_MAILS = 16_384;
+const MAX_BYTES = 3 * 1_048_576;
+const STEP_MAILS = 1_024;
+
+/** One message for one recipient, in the columns of its future rows. */
+export interface FreshMail extends CheckedDelivery {
+  readonly seq: number;
+  readonly text: string;
+  readonly event_checksum: number;
+  readonly accepted_ms: number;
+  readonly ttl: number;
+  readonly key: string | null;
+  readonly hash: string | null;
+  readonly key_due_ms: number;
+  /** When it was acknowledged; null while it waits. */
+  ended_ms: number | null;
+  /** The commit that it came with; infinite until then. */
+  commit: number;
+  /** Whether it has rows now. */
+  isMoved: boolean;
+}
+
+/** The fresh mail of one mailbox. */
+interface Shelf {
+  /** The highest number of its mail. */
+  head: number;
+  /** Mail, the acknowledged included. */
+  size: number;
+  bytesWaiting: number;
+  readonly waiting: Map<number, FreshMail>;
+}
+
+interface Arrival {
+  readonly commit: number;
+  readonly nowMs: number;
+  readonly mails: readonly FreshMail[];
+  readonly bytes: number;
+}
+
+/** What a row says, as JSON. */
+interface Header {
+  readonly now: number;
+  /** Per mail: message, mailbox, seq, source, bytes, event's checksum, accepted_ms, expires_ms, ttl, key, hash, key_due_ms. */
+  readonly came: readonly (readonly [string, number, number, string, number, number, number, number, number, string | null, string | null, number])[];
+  /** Pairs: mailbox, seq; acknowledged at `now`. */
+  readonly acked: readonly number[];
+  /** Pairs: what has rows since this commit. */
+  readonly moved: readonly number[];
+}
+
+export class FreshBook {
+  readonly #run: Pick<Statements, "addFresh" | "dropFresh" | "foldedTo">;
+  readonly #shelves = new Map<number, Shelf>();
+  readonly #byId = new Map<string, FreshMail>();
+  readonly #byKey = new Map<string, FreshMail>();
+  /** In the order of the commits; what was moved is still in it. */
+  #arrivals: Arrival[] = [];
+  #came: FreshMail[] = [];
+  #acked: FreshMail[] = [];
+  #moved: FreshMail[] = [];
+  #marks: (readonly [came: number, acked: number, moved: number, dropping: number])[] = [];
+  /** Arrivals that this transaction drops. */
+  #dropping = 0;
+  /** Whether this transaction has written a row. */
+  #tells = false;
+  /** Of all arrivals, moved mail included: it is in the file until its row goes. */
+  #size = 0;
+  #bytes = 0;
+  #waitingCount = 0;
+  /** While a copy of the file is made, everything has rows. */
+  isPaused = false;
+
+  constructor(run: Statements) {
+    this.#run = run;
+  }
+
+  /** Mail that has no rows yet, for the totals. */
+  get totals(): { readonly accepted: number; readonly unsettled: number; readonly acked: number } {
+    return { accepted: this.#byId.size, unsettled: this.#waitingCount, acked: this.#byId.size - this.#waitingCount };
+  }
+
+  get isEmpty(): boolean {
+    return this.#arrivals.length === 0;
+  }
+
+  /** Whether there is so much that the oldest shall get rows. */
+  get isFull(): boolean {
+    return this.#size > MAX_MAILS || this.#bytes > MAX_BYTES;
+  }
+
+  /** Whether it has been here longer than it should when something is swept: the clock was set, or nobody had time. */
+  isOld(nowMs: number): boolean {
+    return (this.#arrivals[0]?.nowMs ?? nowMs) + MAX_AGE_MS <= nowMs;
+  }
+
+  /** Whether a message may be fresh: one recipient, without what has to be looked up in other ways than by number, id and key. */
+  takes(item: AppendItem): boolean {
+    const [, , event, acceptedAtMs, expiresAtMs, , users, sessions, topic] = item;
+    const isPlain = users.length === 1 && sessions === null && topic === null;
+    return isPlain && !this.isPaused && expiresAtMs - acceptedAtMs >= MIN_TTL_MS && event.length <= MAX_LENGTH;
+  }
+
+  add(mail: FreshMail): void {
+    this.#came.push(mail);
+    this.#place(mail);
+  }
+
+  /** Of a mailbox: its last number here, and how much of it waits here. */
+  shelf(mailbox: number): { readonly head: number; readonly count: number; readonly bytes: number } {
+    const shelf = this.#shelves.get(mailbox);
+    return shelf ? { head: shelf.head, count: shelf.waiting.size, bytes: shelf.bytesWaiting } : NOTHING;
+  }
+
+  waitingAt(mailbox: number, seq: number): FreshMail | undefined {
+    return this.#shelves.get(mailbox)?.waiting.get(seq);
+  }
+
+  /** What waits in a mailbox, ascending. */
+  waiting(mailbox: number): Iterable<FreshMail> {
+    return this.#shelves.get(mailbox)?.waiting.values() ?? [];
+  }
+
+  find(id: string): FreshMail | undefined {
+    return this.#byId.get(id);
+  }
+
+  ofKey(source: string, key: string): FreshMail | undefined {
+    return this.#byKey.get(`${source}\n${key}`);
+  }
+
+  /** Mail that is acknowledged. */
+  ack(mail: FreshMail, nowMs: number): void {
+    mail.ended_ms = nowMs;
+    this.#acked.push(mail);
+    this.#takeDown(mail);
+  }
+
+  /** Mail that has rows from now on. */
+  leave(mail: FreshMail): void {
+    if (mail.ended_ms === null) this.#takeDown(mail);
+    mail.isMoved = true;
+    this.#moved.push(mail);
+    this.#byId.delete(mail.message);
+    if (mail.key !== null) this.#byKey.delete(`${mail.source}\n${mail.key}`);
+    const shelf = this.#shelves.get(mail.mailbox);
+    if (!shelf) return;
+    shelf.size -= 1;
+    if (shelf.size === 0) this.#shelves.delete(mail.mailbox);
+  }
+
+  /** The oldest mail, to be moved in this transaction: what the rows of those commits say is dropped with it. */
+  takeOldest(): readonly FreshMail[] {
+    const mails: FreshMail[] = [];
+    for (const arrival of this.#arrivals) {
+      if (mails.length >= STEP_MAILS) break;
+      this.#dropping += 1;
+      for (const mail of arrival.mails) if (!mail.isMoved) mails.push(mail);
+    }
+    return mails;
+  }
+
+  /** All of it, to be moved in this transaction. */
+  takeAll(): readonly FreshMail[] {
+    this.#dropping = this.#arrivals.length;
+    return [...this.#byId.values()];
+  }
+
+  /** Writes what this transaction changed. @returns whether it wrote a row, which then counts the commit */
+  write(commit: number, nowMs: number): boolean {
+    let told = this.#moved;
+    const last = this.#dropping > 0 ? this.#arrivals[this.#dropping - 1] : undefined;
+    if (last) {
+      this.#run.dropFresh.run(last.commit);
+      this.#run.foldedTo.run(last.commit);
+      // What is moved together with its row needs no word.
+      told = told.filter((mail) => mail.commit > last.commit);
+    }
+    this.#tells = this.#came.length + this.#acked.length + told.length > 0;
+    if (!this.#tells) return false;
+    const header: Header = { now: nowMs, came: this.#came.map(toTuple), acked: this.#acked.flatMap(place), moved: told.flatMap(place) };
+    const text = JSON.stringify(header);
+    this.#run.addFresh.run(commit, this.#came.length, crc32(text), text, Buffer.from(this.#came.map((mail) => mail.text).join("")));
+    return true;
+  }
+
+  committed(commit: number, nowMs: number): void {
+    for (const { mails, bytes } of this.#arrivals.splice(0, this.#dropping)) {
+      this.#size -= mails.length;
+      this.#bytes -= bytes;
+    }
+    if (this.#tells) {
+      let bytes = 0;
+      for (const mail of this.#came) {
+        mail.commit = commit;
+        bytes += mail.bytes;
+      }
+      this.#arrivals.push({ commit, nowMs, mails: this.#came, bytes });
+      this.#size += this.#came.length;
+      this.#bytes += bytes;
+    }
+    this.#begin();
+  }
+
+  rolledBack(): void {
+    this.#undo(0, 0, 0, 0);
+    this.#begin();
+  }
+
+  /** With each savepoint. */
+  mark(): void {
+    this.#marks.push([this.#came.length, this.#acked.length, this.#moved.length, this.#dropping]);
+  }
+
+  release(): void {
+    this.#marks.pop();
+  }
+
+  back(): void {
+    const mark = this.#marks.pop();
+    if (mark) this.#undo(...mark);
+  }
+
+  /**
+   * Takes what an open database holds. To be called before anything else.
+   * @throws Damaged
+   */
+  load(db: Db): void {
+    const { arrivals, damaged } = readFresh(db);
+    if (damaged > 0) throw new Damaged(`${damaged} rows of fresh mail are not what was written`);
+    this.#arrivals = arrivals;
+    this.#size = arrivals.reduce((sum, { mails }) => sum + mails.length, 0);
+    this.#bytes = arrivals.reduce((sum, { bytes }) => sum + bytes, 0);
+    this.#placeAll();
+  }
+
+  #begin(): void {
+    this.#came = [];
+    this.#acked = [];
+    this.#moved = [];
+    this.#marks = [];
+    this.#dropping = 0;
+    this.#tells = false;
+  }
+
+  #undo(came: number, acked: number, moved: number, dropping: number): void {
+    this.#dropping = dropping;
+    if (this.#came.length === came && this.#acked.length === acked && this.#moved.length === moved) return;
+    this.#came.length = came;
+    for (const mail of this.#acked.splice(acked)) mail.ended_ms = null;
+    for (const mail of this.#moved.splice(moved)) mail.isMoved = false;
+    this.#placeAll();
+  }
+
+  #placeAll(): void {
+    this.#shelves.clear();
+    this.#byId.clear();
+    this.#byKey.clear();
+    this.#waitingCount = 0;
+    for (const { mails } of [...this.#arrivals, { mails: this.#came }]) for (const mail of mails) if (!mail.isMoved) this.#place(mail);
+  }
+
+  #place(mail: FreshMail): void {
+    this.#byId.set(mail.message, mail);
+    if (mail.key !== null) this.#byKey.set(`${mail.source}\n${mail.key}`, mail);
+    let shelf = this.#shelves.get(mail.mailbox);
+    if (!shelf) {
+      shelf = { head: 0, size: 0, bytesWaiting: 0, waiting: new Map() };
+      this.#shelves.set(mail.mailbox, shelf);
+    }
+    shelf.head = Math.max(shelf.head, mail.seq);
+    shelf.size += 1;
+    if (mail.ended_ms !== null) return;
+    shelf.waiting.set(mail.seq, mail);
+    shelf.bytesWaiting += mail.bytes;
+    this.#waitingCount += 1;
+  }
+
+  #takeDown(mail: FreshMail): void {
+    const shelf = this.#shelves.get(mail.mailbox);
+    if (!shelf?.waiting.delete(mail.seq)) return;
+    shelf.bytesWaiting -= mail.bytes;
+    this.#waitingCount -= 1;
+  }
+}
+
+const NOTHING = { head: 0, count: 0, bytes: 0 } as const;
+
+function toTuple(mail: FreshMail): Header["came"][number] {
+  const { message, mailbox, seq, source, bytes, event_checksum, accepted_ms, expires_ms, ttl, key, hash, key_due_ms } = mail;
+  return [message, mailbox, seq, source, bytes, event_checksum, accepted_ms, expires_ms, ttl, key, hash, key_due_ms];
+}
+
+function place(mail: FreshMail): readonly [number, number] {
+  return [mail.mailbox, mail.seq];
+}
+
+/** The fresh mail of a database, and how many of its rows are not what was written. */
+export function readFresh(db: Db): ReturnType<typeof replayFresh> {
+  return replayFresh(db.prepare<[], FreshRow>("SELECT n, mails, checksum, header, events FROM fresh ORDER BY n").all());
+}
+
+/** What rows of fresh mail say together. @param rows  in the order of the commits */
+export function replayFresh(rows: readonly FreshRow[]): { arrivals: Arrival[]; damaged: number; lost: number } {
+  const arrivals: Arrival[] = [];
+  const byPlace = new Map<string, FreshMail>();
+  let damaged = 0;
+  let lost = 0;
+  for (const { n, mails: count, checksum, header, events } of rows) {
+    if (crc32(header) !== checksum) {
+      damaged += 1;
+      lost += count;
+      continue;
+    }
+    const { now, came, acked, moved } = JSON.parse(header) as Header;
+    let at = 0;
+    const mails = came.map((tuple): FreshMail => {
+      const [message, mailbox, seq, source, bytes, event_checksum, accepted_ms, expires_ms, ttl, key, hash, key_due_ms] = tuple;
+      // A text that is not what was written is found when it is read, as that of a row.
+      const text = events.toString("utf8", at, at + bytes);
+      at += bytes;
+      const ofMessage = { message, source, text, event_checksum, bytes, accepted_ms, expires_ms, ttl, key, hash, key_due_ms };
+      return { ...ofMessage, mailbox, seq, event: null, session: null, topic: null, attempts: 1, ended_ms: null, commit: n, isMoved: false };
+    });
+    for (const mail of mails) byPlace.set(`${mail.mailbox} ${mail.seq}`, mail);
+    const each = (pairs: readonly number[], change: (mail: FreshMail) => void) => {
+      for (let pair = 0; pair < pairs.length; pair += 2) {
+        const mail = byPlace.get(`${pairs[pair]} ${pairs[pair + 1]}`);
+        if (mail) change(mail);
+      }
+    };
+    each(acked, (mail) => {
+      mail.ended_ms = now;
+    });
+    each(moved, (mail) => {
+      mail.isMoved = true;
+    });
+    arrivals.push({ commit: n, nowMs: now, mails, bytes: at });
+  }
+  return { arrivals, damaged, lost };
+}
+
+/** The row of a message's idempotency key: source, key, hash, the answer as it is repeated, due_ms, checksum; undefined where it has none. */
+export function keyOf(mail: FreshMail, user: string): readonly [string, string, string, string, number, number] | undefined {
+  const { source, key, hash, key_due_ms } = mail;
+  if (key === null) return undefined;
+  const answer = answerOf(mail, user);
+  return [source, key, hash ?? "", answer, key_due_ms, checksumOfKey(source, key, hash ?? "", answer, key_due_ms)];
+}
+
+/** The answer to whoever sent it, as it is repeated for its idempotency key. */
+export function answerOf({ message, accepted_ms, ttl }: FreshMail, user: string): string {
+  return JSON.stringify({ id: message, time: new Date(accepted_ms).toISOString(), ttl, recipients: [user] });
+}
