@@ -65,7 +65,7 @@ export function readProblem(value: unknown, retryAfterMs?: number): HandoverErro
 
 /** Turns whatever was thrown into a {@link HandoverError}; what is not ours is a lost connection. */
 export function asHandoverError(thrown: unknown): HandoverError {
-  return thrown instanceof HandoverError ? thrown : lost(String(thrown), { cause: thrown });
+  return thrown instanceof HandoverError ? thrown : lost(`${thrown}`, { cause: thrown });
 }
 
 /**

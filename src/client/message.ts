@@ -100,7 +100,7 @@ export function writeMessage(to: string | Address, type: string, data: unknown, 
   try {
     return JSON.stringify({ to: typeof to === "string" ? { user: to } : to, type, data, idempotencyKey: randomId(), ...options });
   } catch (cause) {
-    throw new HandoverError("bad-request", `No JSON: ${String(cause)}`, { cause });
+    throw new HandoverError("bad-request", `No JSON: ${cause}`, { cause });
   }
 }
 

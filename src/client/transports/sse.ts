@@ -32,16 +32,17 @@ class EventsWire extends BesideWire {
     const { http, mail, receiver, timing } = this.opening;
     const { epoch, cursor, window } = mail.position();
     const query = new URLSearchParams({ receiver, window: `${window}`, ...(epoch !== undefined && { epoch, cursor: `${cursor}` }) });
-    let why: HandoverError;
+    this.#rest = "";
     try {
       // A comment comes every 15 s at least.
       const options = { timeoutMs: timing.quietMs + timing.answerMs, signal: this.signal, read: (text: string) => this.#read(text, ready) };
       await http.request(`/v1/events?${query}`, options);
-      why = lost(ENDED);
+      // It ends only to begin anew, which shows the server that we are here: at once, since each stream has a time of its own.
+      if (this.#rest[0] === "r") return void this.run(ready);
+      throw lost(ENDED);
     } catch (error) {
-      why = asHandoverError(error);
+      this.over(afterDrain(this.#problem ?? asHandoverError(error), this.#drainMs));
     }
-    this.over(afterDrain(this.#problem ?? why, this.#drainMs));
   }
 
   /** The stream ends with its token: another one takes its place. */
