@@ -77,17 +77,15 @@ export class Http {
       }
       text = await response.text();
     } catch (cause) {
-      throw lost(`${path}: ${cause}`, { cause });
+      throw lost(`${path}: ${String(cause)}`, { cause });
     } finally {
       unwind();
       forget();
     }
     const retryAfterMs = 1000 * Number(response.headers.get("retry-after")) || undefined;
-    if (response.status === 204) {
-      // Not to be asked again before that: the server is about to stop.
-      if (retryAfterMs) throw new HandoverError("draining", ENDED, { status: 503, retryable: true, retryAfterMs });
-      return undefined;
-    }
+    // Nothing, and not to be asked again before that: the server is about to stop.
+    if (response.status === 204 && retryAfterMs) throw new HandoverError("draining", ENDED, { status: 503, retryable: true, retryAfterMs });
+    if (response.status === 204) return undefined;
     const answer = parseText(text);
     if (response.ok && answer !== undefined) return answer;
     const problem = response.ok ? undefined : readProblem(answer, retryAfterMs);

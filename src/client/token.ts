@@ -84,7 +84,7 @@ export class Token {
       if (typeof token !== "string" || token === "") throw "no text, or not in time";
       return token;
     } catch (cause) {
-      throw new HandoverError("token-failed", `token() failed: ${cause}`, { retryable: true, cause });
+      throw new HandoverError("token-failed", `token() failed: ${String(cause)}`, { retryable: true, cause });
     } finally {
       over.abort();
     }

@@ -150,7 +150,7 @@ test("[N8] a stream lasts 23 to 28 s; its reader counts as live until it is back
   expect(stream.inbox.end).toBeUndefined();
   vi.advanceTimersByTime(5_001);
   await stream.ended;
-  const retryMs = Number(/\nretry: (\d+)\n$/.exec(stream.text)?.[1]);
+  const retryMs = Number(/\nretry: (\d+)\n\n$/.exec(stream.text)?.[1]);
   expect(retryMs).toBeLessThanOrEqual(500);
   expect(stream.events.at(-1)?.name, "no event says that it ends").toBe("message");
   // Between two streams.

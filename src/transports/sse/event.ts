@@ -47,9 +47,9 @@ export function writeProblem(reason: HandoverError): string {
   return writeEvent("problem", reason.problem(), { retry: reason.code === "replaced" ? REPLACED_RETRY_MS : undefined });
 }
 
-/** The end of a stream that only begins anew: nothing but when to come back, which is heard without an event. */
+/** The end of a stream that only begins anew: nothing but when to come back. */
 export function writeReturn(): string {
-  return `retry: ${between(0, MAX_RENEW_MS)}\n`;
+  return `retry: ${between(0, MAX_RENEW_MS)}\n\n`;
 }
 
 /** All of a stream that cannot begin now: an EventSource comes back by itself, not before it may. */
