@@ -82,7 +82,7 @@ function rulesThatTurnRed({ file, find, replace, suites = ["engines", "transport
 
 const byNumber = (one, other) => one.charCodeAt(0) - other.charCodeAt(0) || Number(one.slice(1)) - Number(other.slice(1));
 
-/** Makes one mistake and says, in a line, what turned red. @returns whether it was exactly what the list says */
+/** Makes one mistake and says, in a line, what turned red. @returns what it was, what the list says, and whether that is the same */
 export function tryMutation(mutation) {
   const expected = [...mutation.turnsRed].sort(byNumber).join(" ");
   let found;
@@ -95,5 +95,5 @@ export function tryMutation(mutation) {
   console.log(
     `${isRight ? "ok   " : "WRONG"} promise ${mutation.promise}: ${mutation.says}: ${found || "nothing turned red"}${isRight ? "" : ` (listed: ${expected})`}`,
   );
-  return { isRight, found };
+  return { isRight, found, expected };
 }

@@ -2,7 +2,7 @@
  * Sends, from the call to the server's 201. Each has an idempotency key, so one whose answer was lost is sent again and stored once.
  * @module
  */
-import { backoffMs } from "./backoff.ts";
+import { backoffMs, onAbort } from "./backoff.ts";
 import { type Deferred, defer } from "./deferred.ts";
 import { asHandoverError, HandoverError } from "./error.ts";
 import type { Sent } from "./message.ts";
@@ -37,17 +37,16 @@ export class Outbox {
     if (signal?.aborted) throw signal.reason;
     if (this.#closed) throw this.#closed;
     const limit = this.#wire ? MAX_ONLINE : MAX_OFFLINE;
-    if (this.#items.size >= limit)
-      throw new HandoverError("outbox-full", `${limit} messages are waiting to be sent; send more when some are accepted.`, { retryable: true });
+    if (this.#items.size >= limit) throw new HandoverError("outbox-full", `${limit} sends are unanswered.`, { retryable: true });
     const item: Item = { text, answer: defer(), isReady: true, tries: 0, timer: undefined };
     const abort = () => item.answer.reject(signal?.reason);
     this.#items.add(item);
-    signal?.addEventListener("abort", abort);
+    const forget = onAbort(signal, abort);
     this.#pass(item);
     try {
       return await item.answer.promise;
     } finally {
-      signal?.removeEventListener("abort", abort);
+      forget();
       clearTimeout(item.timer);
       this.#items.delete(item);
     }
@@ -66,9 +65,14 @@ export class Outbox {
     await Promise.all([...this.#items].map((item) => item.answer.promise.catch(() => {})));
   }
 
-  /** Gives up what is not answered. */
+  /** Gives up what is not answered, and takes nothing more. */
   abandon(why: HandoverError): void {
     this.#closed ??= why;
+    this.reject(why);
+  }
+
+  /** Gives up what is not answered. */
+  reject(why: HandoverError): void {
     for (const item of this.#items) item.answer.reject(why);
   }
 

@@ -104,7 +104,7 @@ test(`[N2] ${2 * CLIENTS} clients, on WebSocket and on long polling, come back s
   const { url } = server;
   const transports = ["websocket", "poll"] as const;
   /** When each made its first attempt, ms: when the server's word was that it should. */
-  const backMs: Record<Transport, number[]> = { websocket: [], poll: [] };
+  const backMs: Record<(typeof transports)[number], number[]> = { websocket: [], poll: [] };
   let stoppedMs = 0;
   const all = transports.map((transport) => Array.from({ length: CLIENTS }, (_, n) => open(url, `${transport}-${n}`, transport)));
   await until(() => expect(all.flat().filter(({ status }) => status.state !== "online")).toEqual([]), 60_000);
