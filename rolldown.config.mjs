@@ -2,7 +2,10 @@
  * Names that parts of the SDK share and that never leave it: neither an application nor the wire knows them. `test/client/script.test.ts` holds that.
  */
 const INTERNAL =
-  "abandon acks advance begin changeUser check deliver ended flush forget http inbox isBusy isOnce isReady mail maxAcks off opening outbox over position renew renews restMs room settle settledElsewhere tell tries";
+  "abandon acks advance asked begin changeUser check deliver drop flush followed forget http inbox intake isBusy isElsewhere isOnce isReady keep keepAll keeper mail maxAcks off opening outbox over renew renews restMs room settle settledElsewhere tell tries";
+
+/** The same in every script: the part for pages is one of its own. (`ended` and `position` are names of x0's page, too.) */
+const cache = Object.fromEntries(INTERNAL.split(" ").map((name, index) => [name, `$${index.toString(36)}`]));
 
 /**
  * es2020 has no private members, and imitating them with WeakMaps would make the script a third larger; so here they are ordinary ones with short
@@ -20,7 +23,10 @@ function privateNames(code) {
 /** The SDK as one classic script: `<script src="/handover.js"></script>` defines `Handover.connect`. */
 export default {
   input: "src/client/index.ts",
-  plugins: [{ name: "private-names", transform: (code) => ({ code: privateNames(code) }) }],
+  plugins: [
+    { name: "private-names", transform: (code) => ({ code: privateNames(code) }) },
+    { name: "classic-load", resolveId: (id, importer) => (id === "./load.ts" ? importer.replace(/[^/]*$/, "load.classic.ts") : undefined) },
+  ],
   // Ours asks for fields by definition, which es2020 has not either.
   tsconfig: false,
   transform: {
@@ -34,6 +40,6 @@ export default {
     name: "Handover",
     comments: false,
     generatedCode: { symbols: false },
-    minify: { compress: true, codegen: true, mangle: true, mangleProps: { include: new RegExp(`^(_.*|${INTERNAL.replaceAll(" ", "|")})$`) } },
+    minify: { compress: true, codegen: true, mangle: true, mangleProps: { include: new RegExp(`^(_.*|${INTERNAL.replaceAll(" ", "|")})$`), cache } },
   },
 };

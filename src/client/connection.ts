@@ -9,19 +9,20 @@
  * - What ended says what to do (PROTOCOL.md, "Errors"): 45xx and everything unknown, come back after a while; 44xx, stop until something changes.
  * @module
  */
+import { Acks } from "./acks.ts";
 import { backoffMs, pause } from "./backoff.ts";
 import { asHandoverError, ENDED, HandoverError, OTHER_USER, SILENCE } from "./error.ts";
-import { type Http, isTokenRefused } from "./http.ts";
-import type { Inbox } from "./inbox.ts";
-import { Listeners, type Report } from "./listeners.ts";
+import { isTokenRefused } from "./http.ts";
+import { Listeners } from "./listeners.ts";
+import { loadPage } from "./load.ts";
 import { Mute } from "./mute.ts";
-import type { Outbox } from "./outbox.ts";
+import type { Page } from "./page.ts";
+import type { Line, Parts } from "./parts.ts";
 import { randomId } from "./random.ts";
-import type { Token } from "./token.ts";
 import { openPoll } from "./transports/poll.ts";
 import { openEvents } from "./transports/sse.ts";
 import { openWebSocket } from "./transports/websocket.ts";
-import type { Open, Timing, Transport, Wire } from "./wire.ts";
+import type { Open, Status, Transport, Wire } from "./wire.ts";
 
 const OPEN: Readonly<Record<Transport, Open>> = { websocket: openWebSocket, sse: openEvents, poll: openPoll };
 
@@ -35,36 +36,20 @@ const MAX_SILENCES = 2;
 /** How long `close` waits for answers that are under way. */
 const CLOSE_MS = 5_000;
 
-/** How the connection is. `connecting`: trying; `offline`: waiting to try again; `closed`: for good. */
-export interface Status {
-  readonly state: "connecting" | "online" | "offline" | "closed";
-  /** The one in use, while online. */
-  readonly transport?: Transport;
-  /** Why it is not online, or why it was not until now. */
-  readonly error?: HandoverError;
-}
-
-export interface Parts {
-  readonly base: string;
-  readonly token: Token;
-  readonly http: Http;
-  readonly inbox: Inbox;
-  readonly outbox: Outbox;
-  readonly transports: readonly Transport[];
-  readonly timing: Timing;
-  readonly report: Report;
-}
-
-export class Connection {
+export class Connection implements Line {
   readonly changes: Listeners<Status>;
   readonly #parts: Parts;
   readonly #stop = new AbortController();
   readonly #mute: Mute;
+  /** What a browser page has beyond this. */
+  #page: Page | undefined;
   /** Ends attempts for a user who is another by now. */
   #era = new AbortController();
   #status: Status = { state: "connecting" };
   #wire: Wire | undefined;
   #wake = new AbortController();
+  /** When the next try is due, by `performance.now()`. */
+  #dueMs = 0;
   #closing: Promise<void> | undefined;
   /** Our name as a reader of the mailbox. Never kept beyond this object: a duplicated tab must not share it. */
   #receiver = randomId();
@@ -84,9 +69,10 @@ export class Connection {
     this.#probeMs = parts.timing.probeMs;
     this.#mute = new Mute(parts.base);
     this.changes = new Listeners(parts.report);
-    globalThis.addEventListener?.("online", this.#networkChanged);
-    globalThis.addEventListener?.("pageshow", this.#nudge);
-    globalThis.document?.addEventListener("visibilitychange", this.#nudge);
+    // Browsers from before 2021 do not know the signal: there they stay, and find nothing to do.
+    globalThis.addEventListener?.("online", this.#networkChanged, this.#stop);
+    globalThis.addEventListener?.("pageshow", this.#nudge, this.#stop);
+    globalThis.document?.addEventListener("visibilitychange", this.#nudge, this.#stop);
     void this.#run();
   }
 
@@ -107,9 +93,10 @@ export class Connection {
     const sends = outbox.close(why);
     // Handlers that have just resolved are still acknowledged.
     await pause(0);
-    const answers = Promise.all([inbox.acks.settle(), sends]);
+    const answers = Promise.all([inbox.acks.settle().then(() => this.#page?.acks.settle()), sends]);
     const late = new AbortController();
-    if (this.#wire) await Promise.race([answers, this.#wire.ended, pause(CLOSE_MS, late.signal)]);
+    const isOnline = this.#status.state === "online";
+    if (isOnline) await Promise.race([answers, this.#wire?.ended ?? answers, pause(CLOSE_MS, late.signal)]);
     late.abort();
     this.#end(why, { state: "closed" });
   }
@@ -118,13 +105,15 @@ export class Connection {
     for (;;) {
       const why = await this.#attempt();
       if (this.#stop.signal.aborted) return;
+      if (this.#page?.isElsewhere) continue;
       const waitMs = this.#judge(why);
       if (waitMs === undefined) return this.#end(why, { state: "closed", error: why });
       this.#become({ state: "offline", error: why });
       this.#wake = new AbortController();
+      this.#dueMs = performance.now() + waitMs;
       await pause(waitMs, this.#wake.signal);
       if (this.#stop.signal.aborted) return;
-      this.#become({ state: "connecting", error: why });
+      if (!this.#page?.isElsewhere) this.#become({ state: "connecting", error: why });
     }
   }
 
@@ -132,6 +121,11 @@ export class Connection {
   async #attempt(): Promise<HandoverError> {
     let why = new HandoverError("bad-request", "No transport.");
     const { transports } = this.#parts;
+    try {
+      await this.#enter();
+    } catch (error) {
+      return asHandoverError(error);
+    }
     const { signal } = this.#era;
     const silent: Transport[] = [];
     const absences = this.#absences++;
@@ -154,9 +148,20 @@ export class Connection {
     return why;
   }
 
+  /** In a page: waits until it has its own part of the SDK, and until it is its turn to have the connection. */
+  async #enter(): Promise<void> {
+    const { base, token, report } = this.#parts;
+    if (!globalThis.document) return;
+    const value = await token.get();
+    // One that cannot be loaded now is asked for again at the next attempt; until then this page is alone.
+    const part = this.#page ? undefined : await loadPage(base).catch(() => undefined);
+    if (part) this.#page = new part.Page(this, this.#parts, new Acks(report), HandoverError);
+    await this.#page?.enter(value);
+  }
+
   #open(transport: Transport, receiver: string, signal: AbortSignal): Promise<Wire> {
     const { base, token, http, inbox, timing } = this.#parts;
-    return OPEN[transport]({ base, token, http, mail: inbox, timing, receiver, signal });
+    return OPEN[transport]({ base, token, http, mail: this.#page?.intake ?? inbox, timing, receiver, signal });
   }
 
   /** Uses a wire, and others in its place, until the last has ended. @param isHasty  whether to look for a better one at once */
@@ -166,7 +171,7 @@ export class Connection {
     for (let wire = first; ; ) {
       this.#wire = wire;
       if (this.#status.transport !== wire.transport) this.#become({ state: "online", transport: wire.transport });
-      inbox.acks.use(wire);
+      (this.#page ?? inbox.acks).use(wire, this.#receiver);
       outbox.use(wire);
       const over = new AbortController();
       const next = await Promise.race([wire.ended, this.#better(wire, isHasty, over.signal), this.#renewed(wire, over.signal)]);
@@ -174,7 +179,7 @@ export class Connection {
       wire.close();
       if (next instanceof HandoverError) {
         this.#wire = undefined;
-        inbox.acks.use(undefined);
+        (this.#page ?? inbox.acks).use(undefined, "");
         outbox.use(undefined);
         this.#silences = next.cause === SILENCE ? this.#silences + 1 : 0;
         if (this.#silences >= MAX_SILENCES) this.#mute.set(wire.transport, true);
@@ -245,9 +250,25 @@ export class Connection {
     const { inbox, outbox } = this.#parts;
     inbox.forget();
     outbox.reject(new HandoverError("user-changed", OTHER_USER));
+    this.over();
+  }
+
+  /** What goes on is over: the user is another one, or it is another tab's turn. */
+  over(): void {
     this.#era.abort();
     this.#era = new AbortController();
     this.#wire?.close();
+    this.#wake.abort();
+  }
+
+  /** Another tab has the connection, and it is so. */
+  followed(status: Status): void {
+    this.#become(status);
+  }
+
+  /** Another tab asks whether anybody is there: a good moment for what a throttled timer has not done yet. */
+  asked(): void {
+    if (performance.now() >= this.#dueMs) this.#wake.abort();
   }
 
   /** What an ending asks for. @returns ms until the next try; undefined: stop */
@@ -285,9 +306,6 @@ export class Connection {
     this.#era.abort();
     this.#wake.abort();
     this.#wire?.close();
-    globalThis.removeEventListener?.("online", this.#networkChanged);
-    globalThis.removeEventListener?.("pageshow", this.#nudge);
-    globalThis.document?.removeEventListener("visibilitychange", this.#nudge);
     this.#parts.inbox.close();
     this.#parts.outbox.abandon(why);
     this.#become(status);
@@ -297,5 +315,6 @@ export class Connection {
     if (this.#status.state === "closed") return;
     this.#status = status;
     this.changes.tell(status);
+    this.#page?.tell(status, this.#wire);
   }
 }

@@ -8,10 +8,18 @@ import { isRecord } from "./json.ts";
 /**
  * What a program should do. Besides the server's codes (PROTOCOL.md, "Errors"):
  * `connection-lost` (no answer, or none that could be understood; the SDK comes back by itself), `token-failed` (your `token()` rejected or did
- * not answer), `user-changed` (your `token()` is another user's by now), `outbox-full` (too many unanswered sends), `handler-timeout` (one of your
+ * not answer), `user-changed` (your `token()` is another user's by now), `outbox-full` (too many unanswered sends), `outbox-expired` (it waited so long that it might be stored twice), `handler-timeout` (one of your
  * handlers took too long), `closed` (this connection was closed). `timeout` is also a request that was not answered in time.
  */
-export type ClientErrorCode = ErrorCode | "connection-lost" | "token-failed" | "user-changed" | "outbox-full" | "handler-timeout" | "closed";
+export type ClientErrorCode =
+  | ErrorCode
+  | "connection-lost"
+  | "token-failed"
+  | "user-changed"
+  | "outbox-full"
+  | "outbox-expired"
+  | "handler-timeout"
+  | "closed";
 
 /** What went wrong: `code` says what a program should do, `message` and `detail` what a person should do. */
 export class HandoverError extends Error {

@@ -12,32 +12,52 @@
  * @module
  */
 import { alarm, onAbort } from "./backoff.ts";
-import { Connection, type Status } from "./connection.ts";
+import { Connection } from "./connection.ts";
 import { defer } from "./deferred.ts";
 import { HandoverError, SILENCE } from "./error.ts";
 import { Http } from "./http.ts";
 import { type Handler, Inbox, REPLY, type Settled } from "./inbox.ts";
 import type { Report } from "./listeners.ts";
-import { type Address, type Message, type MessageState, readState, type SendOptions, type Sent, statePath, writeMessage } from "./message.ts";
+import {
+  type Address,
+  type Message,
+  type MessageState,
+  readState,
+  type SendOptions,
+  type Sent,
+  statePath,
+  type Unsent,
+  writeMessage,
+} from "./message.ts";
 import { Outbox } from "./outbox.ts";
+import type { PageOptions } from "./parts.ts";
 import { randomId } from "./random.ts";
 import { Token, type TokenSource } from "./token.ts";
 import type { Answer, AnyMessage, DataOf, TypeOf } from "./types.ts";
-import { TIMING, type Timing, type Transport } from "./wire.ts";
+import { type Status, TIMING, type Timing, type Transport } from "./wire.ts";
 
 export type { ClientErrorCode } from "./error.ts";
 export type { Urgency } from "./message.ts";
 export type { Answer, AnyMessage, DataOf, Timing, TokenSource, Transport, TypeOf };
-export { type Address, type Handler, HandoverError, type Message, type MessageState, type SendOptions, type Sent, type Settled, type Status };
+export {
+  type Address,
+  type Handler,
+  HandoverError,
+  type Message,
+  type MessageState,
+  type SendOptions,
+  type Sent,
+  type Settled,
+  type Status,
+  type Unsent,
+};
 
-export interface ConnectOptions {
+export interface ConnectOptions extends PageOptions {
   /**
    * Gives the user's token, from your backend. Called when there is none, when the last one was refused or is about to end. A service key
    * (in Node only; never in a page) can send, not receive.
    */
   readonly token: TokenSource;
-  /** Most messages in hand at once, 1–1,000. 32 unless said. */
-  readonly window?: number;
   /**
    * How long a handler may take, in ms. 60,000 unless said; 0: as long as it likes. One that takes longer keeps its place no longer: the message is
    * given back and comes again, and you are told. Each place taken for ever would be one less, and with none left nothing more is received.
@@ -87,7 +107,7 @@ class Handover<Messages extends object = Record<string, unknown>> {
     this.#http = new Http(base, token);
     this.#inbox = new Inbox({ window, handlerTimeoutMs, warn, report });
     this.#connection = new Connection({
-      ...{ base, token, transports, report },
+      ...{ base, token, transports, report, options },
       ...{ http: this.#http, inbox: this.#inbox, outbox: this.#outbox, timing: this.#timing },
     });
     until(options.signal, () => void this.close());
@@ -123,9 +143,9 @@ class Handover<Messages extends object = Record<string, unknown>> {
     to: string | Address,
     type: Type,
     data?: DataOf<Messages, Type>,
-    { signal, ...options }: SendOptions = {},
+    { signal, onQueued, ...options }: SendOptions = {},
   ): Promise<Sent> {
-    return this.#outbox.send(writeMessage(to, type, data, options), signal);
+    return this.#outbox.send(writeMessage(to, type, data, options), signal, onQueued);
   }
 
   /**

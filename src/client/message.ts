@@ -48,6 +48,11 @@ export interface SendOptions {
   readonly replyto?: string;
   /** Two sends with the same key and content are one message, for 24 h. Unless said, each call has its own. */
   readonly idempotencyKey?: string;
+  /**
+   * Called when it waits for a connection and is kept in this browser: it will be sent by itself, by the next page of this user too. What waits in a
+   * page that keeps nothing is lost with it.
+   */
+  readonly onQueued?: () => void;
   /** Ends the waiting. What was already on its way may have been accepted all the same. */
   readonly signal?: AbortSignal;
 }
@@ -63,6 +68,13 @@ export interface Sent {
   readonly recipients: readonly string[];
   /** Users whose mailbox was full, if any. */
   readonly refused?: readonly string[];
+}
+
+/** A message that was kept, and can not be sent any more. */
+export interface Unsent {
+  /** What `send` was given, with its idempotency key. */
+  readonly message: { readonly to: Address; readonly type: string; readonly data?: unknown } & Omit<SendOptions, "signal" | "onQueued">;
+  readonly error: HandoverError;
 }
 
 /** What became of a sent message, for each recipient. */
@@ -96,7 +108,7 @@ export function readSent(value: unknown): Sent {
  * Writes a request to send, as JSON text, with an idempotency key.
  * @throws HandoverError bad-request, when the data cannot be written as JSON
  */
-export function writeMessage(to: string | Address, type: string, data: unknown, options: Omit<SendOptions, "signal">): string {
+export function writeMessage(to: string | Address, type: string, data: unknown, options: Omit<SendOptions, "signal" | "onQueued">): string {
   try {
     return JSON.stringify({ to: typeof to === "string" ? { user: to } : to, type, data, idempotencyKey: randomId(), ...options });
   } catch (cause) {

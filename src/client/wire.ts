@@ -12,7 +12,25 @@ import type { Token } from "./token.ts";
 
 export type Transport = "websocket" | "sse" | "poll";
 
-export interface Wire {
+/** How the connection is. `connecting`: trying; `offline`: waiting to try again; `closed`: for good. */
+export interface Status {
+  readonly state: "connecting" | "online" | "offline" | "closed";
+  /** The one in use, while online. */
+  readonly transport?: Transport;
+  /** Why it is not online, or why it was not until now. */
+  readonly error?: HandoverError;
+}
+
+export interface Sender {
+  /**
+   * Sends one message, calls of one turn together where the transport can. Resolves when the server has it on its disk.
+   * @param text  the request as JSON text, an object
+   * @throws HandoverError the server's problem, or connection-lost
+   */
+  send(text: string): Promise<Sent>;
+}
+
+export interface Wire extends Sender {
   readonly transport: Transport;
   /** Most {@link ack} calls under way at once; while that many are, what becomes ready is collected. */
   readonly maxAcks: number;
@@ -23,12 +41,6 @@ export interface Wire {
    * @throws HandoverError the server's problem, or connection-lost
    */
   ack(epoch: string, forms: AckForms): Promise<void>;
-  /**
-   * Sends one message, calls of one turn together where the transport can. Resolves when the server has it on its disk.
-   * @param text  the request as JSON text, an object
-   * @throws HandoverError the server's problem, or connection-lost
-   */
-  send(text: string): Promise<Sent>;
   /** Makes sure, as far as the transport can, that the server is still there; ends the wire if not. */
   check(): void;
   /** Goes on with a newer token. @returns false when it cannot: another wire has to take its place */

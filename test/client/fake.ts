@@ -160,6 +160,12 @@ export class FakeServer {
     if (ends) this.#open.clear();
   }
 
+  /** Ends every stream without a word. */
+  endStreams(): void {
+    for (const response of this.#open.keys()) response.end();
+    this.#open.clear();
+  }
+
   /** As it is, to every stream. */
   write(text: string): void {
     this.writeBytes(Buffer.from(text));

@@ -38,6 +38,30 @@ describe("a stream", () => {
     expect(server.streams.at(-1)).toMatchObject({ epoch: "e1", cursor: 1 });
   });
 
+  it("[C51] that the server ends only to see who comes back goes on under the same name, and nobody is told", async () => {
+    const { server } = test;
+    const got: unknown[] = [];
+    const handover = test.connect({ transports });
+    handover.on("order", (message) => got.push(message.data));
+    server.put("order", 0);
+    await until(() => expect(got).toEqual([0]));
+    await until(() => expect(handover.status.state).toBe("online"));
+    for (const index of [1, 2]) {
+      // One that ends sooner is a proxy's doing, and is waited for.
+      await new Promise((resolve) => setTimeout(resolve, 1_050));
+      server.endStreams();
+      server.put("order", index);
+      await until(() => expect(got).toHaveLength(index + 1));
+    }
+    await until(() => expect(server.entries).toEqual([]));
+    expect(server.streams).toHaveLength(3);
+    expect(server.streams[2]).toMatchObject({ receiver: server.streams[0]?.receiver, epoch: "e1", cursor: 2 });
+    expect(test.statuses.map(({ state }) => state)).toEqual(["online"]);
+    server.endStreams();
+    await until(() => expect(server.streams).toHaveLength(4));
+    expect(test.statuses.map(({ state }) => state)).toContain("offline");
+  });
+
   it("[C21] after a drain it comes back spread over the time that the server named", async () => {
     const { server } = test;
     const random = vi.spyOn(Math, "random").mockReturnValue(0.9);
