@@ -1,9 +1,32 @@
+/**
+ * Names that parts of the SDK share and that never leave it: neither an application nor the wire knows them. `test/client/script.test.ts` holds that.
+ */
+const INTERNAL =
+  "abandon acks advance asked begin changeUser check deliver drop flush followed forget http inbox intake isBusy isElsewhere isOnce isReady keep keepAll keeper mail maxAcks off opening outbox over renew renews restMs room settle settledElsewhere tell tries";
+
+/** The same in every script: the part for pages is one of its own. (`ended` and `position` are names of x0's page, too.) */
+const cache = Object.fromEntries(INTERNAL.split(" ").map((name, index) => [name, `$${index.toString(36)}`]));
+
+/**
+ * es2020 has no private members, and imitating them with WeakMaps would make the script a third larger; so here they are ordinary ones with short
+ * names, the same ones in each class, the most used first. A `#` before a letter is nothing else in these sources.
+ */
+function privateNames(code) {
+  const uses = new Map();
+  for (const [, name] of code.matchAll(/#([a-z]\w*)/g)) uses.set(name, (uses.get(name) ?? 0) + 1);
+  const names = [...uses].sort(([, one], [, other]) => other - one).map(([name]) => name);
+  // A class and what it extends are one object.
+  const first = code.includes(" extends BesideWire") ? 100 : 0;
+  return code.replace(/#([a-z]\w*)/g, (_whole, name) => `_${first + names.indexOf(name)}`);
+}
+
 /** The SDK as one classic script: `<script src="/handover.js"></script>` defines `Handover.connect`. */
 export default {
   input: "src/client/index.ts",
-  // es2020 has no private members, and imitating them with WeakMaps would make the script a third larger; so here they are ordinary ones
-  // with short names. A `#` before a letter is nothing else in these sources.
-  plugins: [{ name: "private-names", transform: (code) => ({ code: code.replace(/#(?=[a-z])/g, "_") }) }],
+  plugins: [
+    { name: "private-names", transform: (code) => ({ code: privateNames(code) }) },
+    { name: "classic-load", resolveId: (id, importer) => (id === "./load.ts" ? importer.replace(/[^/]*$/, "load.classic.ts") : undefined) },
+  ],
   // Ours asks for fields by definition, which es2020 has not either.
   tsconfig: false,
   transform: {
@@ -16,6 +39,7 @@ export default {
     format: "iife",
     name: "Handover",
     comments: false,
-    minify: { compress: true, codegen: true, mangle: true, mangleProps: { include: /^_/ } },
+    generatedCode: { symbols: false },
+    minify: { compress: true, codegen: true, mangle: true, mangleProps: { include: new RegExp(`^(_.*|${INTERNAL.replaceAll(" ", "|")})$`), cache } },
   },
 };

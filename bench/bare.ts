@@ -1,13 +1,21 @@
 /**
- * Servers of a few lines that store nothing, to compare with. `node bench/bare.ts relay | socketio | fastify | poll | sse`; prints its address.
+ * Servers of a few lines that store nothing, to compare with. `node bench/bare.ts relay | socketio | fastify | poll | sse | x0`; prints its address.
  * @module
  */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import fastify from "fastify";
 import { type WebSocket, WebSocketServer } from "ws";
+import { pause } from "./measure.ts";
 import { peer } from "./wires/packages.ts";
 
+interface X0Request {
+  readonly type?: string;
+  readonly SessionData: { readonly Value: string };
+  readonly RequestData: { readonly FormlistSelectDstUser: { readonly DstUserSession: string }; readonly FormlistExchangeData: object };
+}
+
+const X0_SLEEP_MS = 1_000;
 const host = "127.0.0.1";
 const say = (port: number) => console.log(`http://${host}:${port}`);
 
@@ -66,6 +74,51 @@ const servers: Record<string, () => void> = {
     listen((_request, response) => {
       response.writeHead(200, { "content-type": "text/event-stream" });
       response.write(": here\n\n");
+    });
+  },
+  /**
+   * A model of x0's message server as its wire was observed: one thread that answers one request after the other and sleeps a second in each; a poll is
+   * ten rounds of asking it, with a second between them.
+   */
+  x0() {
+    const mailboxes = new Map<string, unknown[]>();
+    let turn = Promise.resolve();
+    const daemon = <T>(what: () => T): Promise<T> => {
+      const done = turn.then(() => pause(X0_SLEEP_MS)).then(what);
+      turn = done.then(() => {});
+      return done;
+    };
+    const answer = async (asked: X0Request): Promise<object> => {
+      const { Value: session } = asked.SessionData;
+      if (asked.type !== "GET") {
+        const { FormlistSelectDstUser: to, FormlistExchangeData: payload } = asked.RequestData;
+        const message = { "msg-type": "net-message", "method-id": "set-data", "dst-object": "FormlistExchangeData", payload, session_src: session };
+        return daemon(() => {
+          mailboxes.set(to.DstUserSession, [...(mailboxes.get(to.DstUserSession) ?? []), message]);
+          return { messages: null, status: "ok" };
+        });
+      }
+      for (let round = 0; round < 10; round++) {
+        const messages = await daemon(() => {
+          const all = mailboxes.get(session);
+          mailboxes.delete(session);
+          return all;
+        });
+        if (messages) return { messages };
+        await pause(X0_SLEEP_MS);
+      }
+      return { messages: null };
+    };
+    listen((request, response) => {
+      let text = "";
+      request.on("data", (part) => {
+        text += part;
+      });
+      request.on("end", () => {
+        response.setHeader("Access-Control-Allow-Origin", "*").setHeader("Content-Type", "application/json; charset=UTF-8");
+        if (request.method !== "POST") response.end();
+        else void answer(JSON.parse(text) as X0Request).then((body) => response.end(JSON.stringify(body)));
+      });
     });
   },
 };

@@ -40,6 +40,11 @@ export class Bench {
     return this.chosen.isSmoke ? smoke : count;
   }
 
+  /** All wires of these systems; for a smoke test the first of each, where another claim goes through the others. */
+  wiresOf(systems: readonly System[]): readonly System[] {
+    return this.chosen.isSmoke ? systems.map((system) => ({ ...system, wires: system.wires.slice(0, 1) })) : systems;
+  }
+
   timing(warmUpMs: number, measuredMs: number): Timing {
     return this.chosen.isSmoke ? { warmUpMs: 20, measuredMs: 100 } : { warmUpMs, measuredMs };
   }
@@ -106,10 +111,11 @@ export class Bench {
     timing: Timing,
     note: (row: string, run: Run) => void,
   ): Promise<void> {
+    const those = this.chosen.isSmoke ? shapes.slice(-1) : shapes;
     await this.rounds(systems, async (running, system, isWire) => {
       for (const { wire, label } of system.wires) {
         if (!isWire(wire, label)) continue;
-        for (const { name, ...shape } of shapes) {
+        for (const { name, ...shape } of those) {
           const row = `${name} | ${system.title}${label === "" ? "" : `, ${label}`}`;
           try {
             note(row, await drive(running, wire, shape, timing));
@@ -121,10 +127,15 @@ export class Bench {
     });
   }
 
+  /** What did not run, and why. */
+  get failures(): readonly string[] {
+    return [...this.#failed];
+  }
+
   /** The table in Markdown; rows in the order of their names' first part, as they were first noted. */
   get table(): string {
     const columns = [...new Set([...this.#rows.values()].flatMap((row) => [...row.keys()]))];
-    if (columns.length === 0) return [...this.#failed].join("\n");
+    if (columns.length === 0) return this.failures.join("\n");
     const parts = (row: string) => row.split(" | ");
     const groups = [...new Set([...this.#rows.keys()].map((row) => parts(row)[0]))];
     const rows = [...this.#rows].sort(([one], [other]) => groups.indexOf(parts(one)[0]) - groups.indexOf(parts(other)[0]));
@@ -139,7 +150,7 @@ export class Bench {
       });
       lines.push(`| ${[...parts(row), ...Array.from({ length: width - parts(row).length }, () => ""), ...cells].join(" | ")} |`);
     }
-    for (const failure of this.#failed) lines.push("", `Did not run: ${failure}`);
+    for (const failure of this.failures) lines.push("", `Did not run: ${failure}`);
     return lines.join("\n");
   }
 

@@ -12,5 +12,6 @@ import { latency } from "./claims/latency.ts";
 import { mailboxes } from "./claims/mailboxes.ts";
 import { restart } from "./claims/restart.ts";
 import { sends } from "./claims/sends.ts";
+import { x0 } from "./claims/x0.ts";
 
-export const CLAIMS: readonly Claim[] = [delivered, sends, latency, idleReceivers, fanOut, restart, mailboxes, days, browser];
+export const CLAIMS: readonly Claim[] = [delivered, sends, latency, idleReceivers, fanOut, restart, mailboxes, days, browser, x0];

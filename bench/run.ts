@@ -7,7 +7,9 @@ import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { Bench } from "./claim.ts";
 import { CLAIMS } from "./claims.ts";
+import { aboutGoals } from "./goals.ts";
 import { aboutMachine, aboutSystems } from "./report.ts";
+import { installPeers } from "./wires/packages.ts";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -28,12 +30,17 @@ for (const name of positionals) {
   if (!CLAIMS.some((claim) => claim.name === name))
     throw new Error(`There is no claim ${name}; there are ${CLAIMS.map((claim) => claim.name).join(", ")}.`);
 }
+installPeers();
 const isWhole = positionals.length === 0 && chosen.systems.length === 0 && !chosen.isSmoke;
-const parts = [aboutMachine(), aboutSystems(chosen.systems)];
+const out = values.out ?? (isWhole ? new URL("results.md", import.meta.url).pathname : undefined);
+const above = [aboutMachine(chosen.rounds), aboutSystems(chosen.systems)];
+const parts: string[] = [];
+const benches = new Map<string, Bench>();
 for (const claim of CLAIMS) {
   if (positionals.length > 0 && !positionals.includes(claim.name)) continue;
   console.log(`${claim.name}: ${claim.title}`);
   const bench = new Bench(chosen, (line) => console.log(line));
+  benches.set(claim.name, bench);
   const begunAtMs = Date.now();
   try {
     await claim.run(bench);
@@ -44,7 +51,8 @@ for (const claim of CLAIMS) {
   const part = `## ${claim.title}\n\n\`npm run bench -- ${claim.name}\`. ${claim.text}\n\n${bench.table}\n\n${aboutMachine.load()}; it took ${seconds} s.\n`;
   console.log(`\n${part}`);
   parts.push(part);
+  // What is measured is kept, also when the run is broken off.
+  if (out) writeFileSync(out, [...above, aboutGoals(benches), ...parts].join("\n"));
 }
-const out = values.out ?? (isWhole ? new URL("results.md", import.meta.url).pathname : undefined);
-if (out) writeFileSync(out, parts.join("\n"));
+console.log(aboutGoals(benches));
 process.exit(0);

@@ -33,9 +33,12 @@ export interface Printed extends Program {
 }
 
 const running = new Set<ChildProcess>();
+/** What those have started, and would leave behind when they are killed. */
+const offspring = new Set<number>();
 // Whatever happens to the benchmark, nothing of it stays.
 process.on("exit", () => {
   for (const child of running) child.kill("SIGKILL");
+  for (const pid of offspring) process.kill(pid, "SIGKILL");
 });
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => process.exit(1));
 
@@ -79,6 +82,15 @@ export async function start({ command, args, env, port, prints }: Start): Promis
       await ended;
       clearTimeout(patience);
     },
+  };
+}
+
+/** Takes care of a process that a started program has made. @returns how to end it, and wait for nothing */
+export function adopt(pid: number): () => void {
+  offspring.add(pid);
+  return () => {
+    offspring.delete(pid);
+    process.kill(pid, "SIGKILL");
   };
 }
 

@@ -16,10 +16,15 @@ const SUITES = {
   power: ["test/faults/power.test.ts", "test/faults/replay.test.ts"],
   rot: ["test/faults/rot.test.ts"],
   disk: ["test/engines/sqlite-disk.test.ts", "test/faults/full.test.ts", "test/failstop.test.ts"],
+  full: ["test/engines/sqlite-disk.test.ts"],
   maintenance: ["test/maintenance.test.ts"],
+  drain: ["test/faults/drain.test.ts"],
+  network: ["test/faults/network.test.ts"],
+  clock: ["test/faults/clock.test.ts", "test/auth.test.ts"],
+  silent: ["test/faults/silent.test.ts"],
 };
 /** Suites that start the command, as it was built. */
-const BUILT = ["kill", "disk", "maintenance"];
+const BUILT = ["kill", "disk", "maintenance", "drain", "network", "clock"];
 /** Of a file that tests two engines, those of the embedded one. */
 const ONLY = { kill: "K7" };
 
@@ -78,7 +83,7 @@ function rulesThatTurnRed({ file, find, replace, suites = ["engines", "transport
 
 const byNumber = (one, other) => one.charCodeAt(0) - other.charCodeAt(0) || Number(one.slice(1)) - Number(other.slice(1));
 
-/** Makes one mistake and says, in a line, what turned red. @returns whether it was exactly what the list says */
+/** Makes one mistake and says, in a line, what turned red. @returns what it was, what the list says, and whether that is the same */
 export function tryMutation(mutation) {
   const expected = [...mutation.turnsRed].sort(byNumber).join(" ");
   let found;
@@ -91,5 +96,5 @@ export function tryMutation(mutation) {
   console.log(
     `${isRight ? "ok   " : "WRONG"} promise ${mutation.promise}: ${mutation.says}: ${found || "nothing turned red"}${isRight ? "" : ` (listed: ${expected})`}`,
   );
-  return { isRight, found };
+  return { isRight, found, expected };
 }

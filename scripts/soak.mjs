@@ -14,6 +14,7 @@ const SUITES = [
   { name: "model, embedded store", file: "test/model.test.ts", rule: "M2", env: { HANDOVER_RUNS: "10000" } },
   { name: "SQLite and memory agree", file: "test/engines/model.test.ts", rule: "E57", env: { HANDOVER_RUNS: "5000" } },
   { name: "x0, random and mutated requests", file: "test/x0/fuzz.test.ts", rule: "X56", env: { HANDOVER_RUNS: "200000" } },
+  { name: "SDK, a network that loses", file: "test/client/network.test.ts", rule: "C64", env: { HANDOVER_RUNS: "10000" } },
   { name: "x0, reloads of its page", file: "test/x0/page.test.ts", rule: "X37", env: { HANDOVER_RUNS: "100" } },
 ];
 

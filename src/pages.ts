@@ -34,9 +34,10 @@ const PAGE_HEADERS = {
 const DEMO_USERS = ["user1", "user2", "user3"] as const;
 const demoRequest = Type.Object({ user: Type.Optional(Type.Union(DEMO_USERS.map((user) => Type.Literal(user)))) }, { additionalProperties: false });
 
-/** Serves the SDK. */
+/** Serves the SDK, and its part that only pages need. To whatever page: x0's ask under any name of the server's. */
 export function sdkRoute(app: FastifyInstance): void {
-  serve(app, "/handover.js", new URL("dist/client/handover.js", PACKAGE), { "Access-Control-Allow-Origin": "*" });
+  for (const file of ["handover.js", "handover-page.js"])
+    serve(app, `/${file}`, new URL(`dist/client/${file}`, PACKAGE), { "Access-Control-Allow-Origin": "*" }, file !== "handover.js");
 }
 
 /** Serves the script that x0's pages add with one line: to whatever page, under whatever name it is asked for. */

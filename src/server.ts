@@ -166,9 +166,13 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
   }
 }
 
-/** Log lines on standard output. Those for which there is no room (a full disk) wait, up to a MiB of them, and are lost beyond that: they end nothing. */
+/**
+ * Log lines on standard output. Those for which there is no room (a full disk, a pipe that nobody reads) wait for the next line, up to a MiB of
+ * them, and are lost beyond that: they end nothing, and nothing waits for them.
+ */
 function logger(level: Config["logLevel"]): Logger {
-  const output = pino.destination({ fd: 1, sync: true, maxLength: 1_048_576 });
+  // What pino does by itself for a full pipe is to sleep, with the whole process, until there is room.
+  const output = pino.destination({ fd: 1, sync: true, maxLength: 1_048_576, retryEAGAIN: () => false });
   output.on("error", () => {});
   return pino({ level, base: { pid: process.pid } }, output);
 }

@@ -110,7 +110,7 @@ describe.each<Transport>(["websocket", "poll"])("with the SDK, over %s", (transp
     const processed: unknown[] = [];
     let isAtWork = false;
     const page = rig.openPage(user, transport, line);
-    page.on<number>("order", async ({ data: value, deliveryCount }) => {
+    page.on("order", async ({ data: value, deliveryCount }) => {
       isAtWork = value === 2 && deliveryCount === 1;
       if (isAtWork) await work.opened;
       processed.push(value);
@@ -131,7 +131,7 @@ describe.each<Transport>(["websocket", "poll"])("with the SDK, over %s", (transp
     const processed: unknown[] = [];
     let isAtWork = false;
     const page = rig.openPage(user, transport, line);
-    page.on<number>("order", async ({ data: value }) => {
+    page.on("order", async ({ data: value }) => {
       isAtWork = value === 2;
       if (isAtWork) await new Promise(() => {});
       processed.push(value);

@@ -24,6 +24,13 @@ const send = async (to: string, data: unknown): Promise<string> => {
   return String(field(answer.body, "id"));
 };
 
+/** How long a timer of that length takes here: on a busy machine all are late, those of the server in this process, too. */
+async function timerMs(ms: number): Promise<number> {
+  const startedMs = performance.now();
+  await new Promise((resolve) => setTimeout(resolve, ms));
+  return performance.now() - startedMs;
+}
+
 async function timed(answer: Promise<Answer>): Promise<Answer & { readonly tookMs: number }> {
   const startedMs = performance.now();
   const { status, headers, body } = await answer;
@@ -31,18 +38,20 @@ async function timed(answer: Promise<Answer>): Promise<Answer & { readonly tookM
 }
 
 test.concurrent("[H30] an idle poll is answered 204 after 10 s (±0.2 s), unless it asks for another time", { timeout: 30_000 }, async () => {
-  const [asked, unasked, short, none] = await Promise.all([
+  const [asked, unasked, short, none, longMs, shortMs] = await Promise.all([
     timed(poll("idle-1", { wait: 10 })),
     timed(poll("idle-2")),
     timed(poll("idle-3", { wait: 1.5 })),
     timed(poll("idle-4", { wait: 0 })),
+    timerMs(10_000),
+    timerMs(1_500),
   ]);
   for (const { status, tookMs } of [asked, unasked]) {
     expect(status).toBe(204);
-    expect(Math.abs(tookMs - 10_000), `${tookMs} ms`).toBeLessThan(200);
+    expect(Math.abs(tookMs - longMs), `${tookMs} ms, a timer ${longMs} ms`).toBeLessThan(200);
   }
   expect([short.status, none.status]).toEqual([204, 204]);
-  expect(Math.abs(short.tookMs - 1_500), `${short.tookMs} ms`).toBeLessThan(200);
+  expect(Math.abs(short.tookMs - shortMs), `${short.tookMs} ms, a timer ${shortMs} ms`).toBeLessThan(200);
   expect(none.tookMs).toBeLessThan(200);
 });
 

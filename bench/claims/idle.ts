@@ -3,20 +3,35 @@ import type { Claim } from "../claim.ts";
 import { idle } from "../drive.ts";
 import { HOLDERS } from "../systems.ts";
 
+const BESIDE = 4;
+
 export const idleReceivers: Claim = {
   name: "idle",
   title: "5,000 idle receivers",
   text: "By how much the server's memory grew for each, and what holding them costs, over 20 s, in which each is asked once whether it is there. The SDK's polls wait 10 s; a client may ask for 60.",
   async run(bench) {
-    await bench.rounds(HOLDERS, async (running, system, isWire) => {
-      for (const { wire, label } of system.wires) {
-        if (!isWire(wire, label)) continue;
-        // Each wire its own process: memory that one has freed would be found by the next.
-        const own = system.wires.length > 1 ? await system.start() : running;
-        const { kb, cpu } = await idle(own, wire, bench.count(5_000, 20), bench.count(20_000, 100));
-        bench.note(`${system.title}${label === "" ? "" : `, ${label}`}`, { "kB a receiver": kb, "% of a core": cpu });
-        if (own !== running) await own.stop();
+    const all = bench
+      .wiresOf(HOLDERS)
+      .filter(({ missing }) => missing === undefined)
+      .flatMap((system) =>
+        system.wires.filter(({ wire, label }) => bench.isChosen(system.name, `${system.name}-${label}`, wire)).map((each) => ({ system, ...each })),
+      );
+    for (let round = 0; round < bench.chosen.rounds; round++) {
+      // Four servers side by side: what each grows by and spends is its own.
+      for (let from = 0; from < all.length; from += BESIDE) {
+        const measure = async ({ system, wire, label }: (typeof all)[number]) => {
+          const row = `${system.title}${label === "" ? "" : `, ${label}`}`;
+          const server = await system.start();
+          try {
+            const { kb, cpu } = await idle(server, wire, bench.count(5_000, 20), bench.count(20_000, 100));
+            bench.note(row, { "kB a receiver": kb, "% of a core": cpu });
+          } catch (thrown) {
+            bench.failed(row, thrown);
+          }
+          await server.stop();
+        };
+        await Promise.all(all.slice(from, from + BESIDE).map(measure));
       }
-    });
+    }
   },
 };

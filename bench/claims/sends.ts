@@ -12,7 +12,7 @@ export const sends: Claim = {
       { name: "64 in flight", pairs: 1, inFlight: bench.count(64, 4) },
       { name: "1,024 in flight", pairs: bench.count(16, 2), inFlight: bench.count(64, 4) },
     ].map((shape) => ({ ...shape, receives: false, acceptLatency: true }));
-    await bench.drives(STORES, shapes, bench.timing(500, 2_000), (row, run) => {
+    await bench.drives(bench.wiresOf(STORES), shapes, bench.timing(500, 2_000), (row, run) => {
       const [p50 = Number.NaN, p99 = Number.NaN] = run.latencies;
       bench.noteRun(row, run, { "p50 ms": p50, "p99 ms": p99 });
     });

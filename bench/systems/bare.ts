@@ -11,7 +11,7 @@ const BARE = new URL("../bare.ts", import.meta.url).pathname;
 const own = (name: string) =>
   (JSON.parse(readFileSync(new URL(`../../node_modules/${name}/package.json`, import.meta.url), "utf8")) as { version: string }).version;
 
-async function startBare(kind: "relay" | "socketio" | "fastify" | "poll" | "sse"): Promise<Running> {
+export async function startBare(kind: "relay" | "socketio" | "fastify" | "poll" | "sse" | "x0"): Promise<Running> {
   const program = await start({ command: process.execPath, args: [BARE, kind], prints: /http:\/\/[\w.:]+\d/ });
   return { pids: [program.pid], address: program.found, stop: () => program.stop("SIGKILL") };
 }
@@ -28,9 +28,13 @@ export const relay: System = {
 export const socketIo: System = {
   name: "socketio",
   title: "Socket.IO",
-  version: versionOf("socket.io") ?? "",
+  get version() {
+    return versionOf("socket.io") ?? "";
+  },
   guarantee: "nothing is stored; the accept is the receiver's acknowledgement callback, passed on by the server",
-  missing: versionOf("socket.io") === undefined ? "its package is not installed" : undefined,
+  get missing() {
+    return versionOf("socket.io") === undefined ? "its package is not installed" : undefined;
+  },
   wires: [{ wire: "socketio", label: "" }],
   start: () => startBare("socketio"),
 };

@@ -5,9 +5,9 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { cpuMs } from "../measure.ts";
-import { folder, freePort, start } from "../start.ts";
+import { adopt, folder, freePort, start } from "../start.ts";
 import type { Running, System } from "../system.ts";
+import { versionOf } from "../wires/packages.ts";
 
 /** What a program says of its version; undefined: it is not here. */
 function versionSaid(command: string, ...args: string[]): string | undefined {
@@ -98,7 +98,7 @@ function jetStream(isSynced: boolean): System {
 export const nats = jetStream(false);
 export const natsSynced = jetStream(true);
 
-const RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+export const RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const rabbitVersion = existsSync(RABBITMQ) ? versionSaid("dpkg-query", "-W", "rabbitmq-server") : undefined;
 
 /** A node of its own, as test/support/broker.ts has one. */
@@ -135,9 +135,9 @@ export async function startRabbitMq(plugins: readonly string[] = []): Promise<Ru
     },
   });
   const pid = Number(readFileSync(join(own.path, "pid"), "utf8"));
-  cpuMs([pid]);
+  const end = adopt(pid);
   const running = stopping([pid], `amqp://guest:guest@127.0.0.1:${port}`, own, async () => {
-    process.kill(pid, "SIGKILL");
+    end();
     await program.stop();
   });
   return { ...running, webSocketPort };
@@ -148,7 +148,9 @@ export const rabbitMq: System = {
   title: "RabbitMQ, quorum queues",
   version: rabbitVersion ?? "",
   guarantee: "accept: publisher confirm, synced to disk (group commit); acknowledgement: basic.ack, not confirmed",
-  missing: absent(rabbitVersion, "rabbitmq-server"),
+  get missing() {
+    return absent(rabbitVersion, "rabbitmq-server") ?? (versionOf("amqplib") === undefined ? "amqplib is not installed" : undefined);
+  },
   wires: [{ wire: "amqp", label: "AMQP" }],
   start: () => startRabbitMq(),
 };

@@ -2,11 +2,11 @@
  * The built command, as its users start it, on a free port and a new data folder.
  * @module
  */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { folder, start } from "../start.ts";
 import type { Running, System } from "../system.ts";
 import { SECRET } from "../wires/handover.ts";
-import { rabbitMq, startRabbitMq } from "./brokers.ts";
+import { RABBITMQ, startRabbitMq } from "./brokers.ts";
 
 const CLI = new URL("../../dist/cli.js", import.meta.url).pathname;
 const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string };
@@ -90,7 +90,7 @@ export const handoverOnRabbitMq: System = {
   title: "Handover on RabbitMQ (experimental)",
   version,
   guarantee: "accept: confirmed by a quorum queue (synced) and in the index on disk; acknowledgement: confirmed; the CPU of node and broker together",
-  missing: rabbitMq.missing,
+  missing: existsSync(RABBITMQ) ? undefined : "RabbitMQ is not on this machine: apt-get install rabbitmq-server",
   wires: [{ wire: "handover-websocket", label: "WebSocket" }],
   async start() {
     const broker = await startRabbitMq();

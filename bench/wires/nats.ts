@@ -115,6 +115,7 @@ async function sender(address: string, pair: number, accepted: (count: number) =
 }
 
 async function receiver(address: string, pair: number, hearing: Hearing): Promise<Receiver> {
+  await makeStream(address);
   let bodies: Body[] = [];
   const tell = () => {
     const all = bodies;

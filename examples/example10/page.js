@@ -26,10 +26,20 @@ async function openSession(user) {
     body: JSON.stringify(user === null ? {} : { user }),
   });
   const body = await response.json().catch(() => ({}));
-  if (response.ok) return body;
+  if (response.ok) {
+    // A session is one login of a user: all tabs of this browser in which they are this user use it, and share a connection by that.
+    localStorage.setItem(`session ${body.user}`, JSON.stringify(body));
+    return body;
+  }
   const error = new Error(body.detail ?? `The server answered with status ${response.status}.`);
   error.status = response.status;
   throw error;
+}
+
+/** The user's session as another tab has opened it, if it is still good for a while. */
+function knownSession(user) {
+  const session = JSON.parse(localStorage.getItem(`session ${user}`) ?? "null");
+  return session !== null && Date.parse(session.expires) > Date.now() + 60_000 ? session : null;
 }
 
 /** Opens the first session of this tab, however long the server takes to answer. */
@@ -38,7 +48,7 @@ async function startSession() {
   for (;;) {
     const user = sessionStorage.getItem("user");
     try {
-      return await openSession(user);
+      return knownSession(user) ?? (await openSession(user));
     } catch (error) {
       const isRefused = error.status >= 400 && error.status < 500;
       // The user of an earlier server, which this one does not know: become one that it does.

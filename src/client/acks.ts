@@ -37,7 +37,7 @@ export class Acks {
   }
 
   /** From now on these numbers mean other entries: what was to be said of the old ones is forgotten. */
-  begin(epoch: string): void {
+  begin(epoch: string | undefined): void {
     this.#epoch = epoch;
     this.#waiting = new Map();
   }
@@ -97,13 +97,11 @@ export class Acks {
 }
 
 function write(batch: readonly [number, Verdict][]): AckForms {
-  const seqs: number[] = [];
-  const hold: number[] = [];
-  const nack: { seq: number; retryAfter: number }[] = [];
+  const forms: { seqs?: unknown[]; hold?: unknown[]; nack?: unknown[] } = {};
   for (const [seq, verdict] of batch) {
-    if (verdict === "acked") seqs.push(seq);
-    else if (verdict === "held") hold.push(seq);
-    else nack.push({ seq, ...verdict });
+    const form = verdict === "acked" ? "seqs" : verdict === "held" ? "hold" : "nack";
+    forms[form] ??= [];
+    forms[form].push(form === "nack" ? { seq, ...(verdict as object) } : seq);
   }
-  return { ...(seqs[0] !== undefined && { seqs }), ...(hold[0] !== undefined && { hold }), ...(nack[0] !== undefined && { nack }) };
+  return forms as AckForms;
 }

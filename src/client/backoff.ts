@@ -19,15 +19,37 @@ export function backoffMs(attempt: number): number {
 }
 
 /** Waits; ends early, without an error, when `signal` is aborted. */
-export function pause(waitMs: number, signal?: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal?.aborted) return resolve();
-    const end = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", end);
-      resolve();
-    };
-    const timer = setTimeout(end, waitMs);
-    signal?.addEventListener("abort", end);
+export async function pause(waitMs: number, signal?: AbortSignal): Promise<void> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let forget = () => {};
+  await new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, waitMs);
+    forget = onAbort(signal, resolve);
   });
+  clearTimeout(timer);
+  forget();
+}
+
+/** Calls `then` when a signal is aborted; at once, when it is already. @returns a function that takes that back */
+export function onAbort(signal: AbortSignal | undefined, then: () => void): () => void {
+  if (signal?.aborted) then();
+  signal?.addEventListener("abort", then);
+  return () => signal?.removeEventListener("abort", then);
+}
+
+/** An alarm that rings so much later than it should does so in a page that was asleep, or whose timers are held back. */
+const LATE_MS = 2_000;
+
+/**
+ * Calls `then` when nothing has come for so long. A page that wakes up finds its timers first and only then what came meanwhile: so an alarm that
+ * rings late waits once more before it judges.
+ * @returns a function that takes the alarm back
+ */
+export function alarm(waitMs: number, then: () => void): () => void {
+  const lateMs = Date.now() + waitMs + LATE_MS;
+  let timer = setTimeout(() => {
+    if (Date.now() > lateMs) timer = setTimeout(then, waitMs);
+    else then();
+  }, waitMs);
+  return () => clearTimeout(timer);
 }

@@ -2,17 +2,22 @@
  * Requests to the server.
  * @module
  */
-import { HandoverError, lost, readProblem } from "./error.ts";
+import { alarm, onAbort } from "./backoff.ts";
+import { asHandoverError, ENDED, HandoverError, lost, OTHER_USER, readProblem, SILENCE } from "./error.ts";
 import { parseText } from "./json.ts";
 import type { Token } from "./token.ts";
 
 export interface RequestOptions {
-  /** JSON text; with it the request is a POST, without it a GET. */
+  readonly method?: string;
+  /** JSON text; with it the request is a POST, else a GET, unless said. */
   readonly body?: string;
+  /** How long nothing may come. */
   readonly timeoutMs: number;
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Whether a refused token is replaced and the request made once more. */
   readonly renews?: boolean;
+  /** Given the text of a good answer piece by piece, as it comes. */
+  readonly read?: (text: string) => void;
 }
 
 export class Http {
@@ -26,62 +31,69 @@ export class Http {
   }
 
   /**
-   * @returns the parsed body; undefined for 204
-   * @throws HandoverError the server's problem; connection-lost when there was no answer in time or one that could not be understood; token-failed
+   * @returns the parsed body; undefined for 204, and when it was read piece by piece
+   * @throws HandoverError the server's problem; connection-lost when nothing came in time (its cause is {@link SILENCE}) or what could not be understood;
+   *   token-failed; user-changed
    */
   async request(path: string, options: RequestOptions): Promise<unknown> {
     try {
       return await this.#once(path, options);
-    } catch (error) {
-      if (!options.renews || !(error instanceof HandoverError) || !isTokenRefused(error)) throw error;
-      this.#token.forget();
+    } catch (thrown) {
+      const error = asHandoverError(thrown);
+      if (!options.renews || !isTokenRefused(error)) throw error;
       return this.#once(path, options);
     }
   }
 
-  async #once(path: string, { body, timeoutMs, signal }: RequestOptions): Promise<unknown> {
+  async #once(path: string, { method, body, timeoutMs, signal, read }: RequestOptions): Promise<unknown> {
+    const { user } = this.#token;
     const token = await this.#token.get();
+    // What one user's page has to say is not said with another's token.
+    if (user !== undefined && user !== this.#token.user) throw new HandoverError("user-changed", OTHER_USER);
     const stop = new AbortController();
-    const abort = () => stop.abort();
-    const timer = setTimeout(abort, timeoutMs);
-    signal?.addEventListener("abort", abort);
-    if (signal?.aborted) abort();
-    const headers: Record<string, string> = { authorization: `Bearer ${token}` };
-    if (body !== undefined) headers["content-type"] = "application/json";
+    const wind = () => alarm(timeoutMs, () => stop.abort(SILENCE));
+    let unwind = wind();
+    const forget = onAbort(signal, () => stop.abort());
     let response: Response;
-    let text: string;
+    let text = "";
     try {
-      const init: RequestInit = { method: body === undefined ? "GET" : "POST", headers, signal: stop.signal, cache: "no-store" };
-      if (body !== undefined) init.body = body;
-      response = await fetch(this.#base + path, init);
+      response = await fetch(this.#base + path, {
+        method: method ?? (body === undefined ? "GET" : "POST"),
+        headers: { authorization: `Bearer ${token}`, ...(body !== undefined && { "content-type": "application/json" }) },
+        ...(body !== undefined && { body }),
+        signal: stop.signal,
+        cache: "no-store",
+      });
+      if (read && response.ok && response.body) {
+        const reader = response.body.getReader();
+        const decoder = new TextDecoder();
+        for (;;) {
+          const { done, value } = await reader.read();
+          if (done) return undefined;
+          unwind();
+          unwind = wind();
+          read(decoder.decode(value, { stream: true }));
+        }
+      }
       text = await response.text();
     } catch (cause) {
-      throw lost(stop.signal.aborted ? `No answer from ${path} in time.` : `${path} could not be reached: ${String(cause)}`, { cause });
+      throw lost(`${path}: ${String(cause)}`, { cause });
     } finally {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", abort);
+      unwind();
+      forget();
     }
-    const retryAfterMs = readRetryAfter(response.headers.get("retry-after"));
+    const retryAfterMs = 1000 * Number(response.headers.get("retry-after")) || undefined;
     // Nothing, and not to be asked again before that: the server is about to stop.
-    if (response.status === 204 && retryAfterMs !== undefined)
-      throw new HandoverError("draining", "The server is about to stop.", { status: 503, retryable: true, retryAfterMs });
+    if (response.status === 204 && retryAfterMs) throw new HandoverError("draining", ENDED, { status: 503, retryable: true, retryAfterMs });
     if (response.status === 204) return undefined;
     const answer = parseText(text);
     if (response.ok && answer !== undefined) return answer;
-    throw (
-      (response.ok ? undefined : readProblem(answer, retryAfterMs)) ??
-      lost(`${path} answered ${response.status} with something that is not of this protocol.`, { status: response.status, retryAfterMs })
-    );
+    const problem = response.ok ? undefined : readProblem(answer, retryAfterMs);
+    if (problem && isTokenRefused(problem)) this.#token.forget(token);
+    throw problem ?? lost(`${path}: ${response.status} is not the server's answer.`, { status: response.status, retryAfterMs });
   }
 }
 
 export function isTokenRefused(error: HandoverError): boolean {
   return error.code === "token-invalid" || error.code === "token-expired";
-}
-
-/** The header's seconds or date as ms from now. @see RFC 9110, section 10.2.3 */
-function readRetryAfter(header: string | null): number | undefined {
-  if (!header) return undefined;
-  const waitMs = /^\d+$/.test(header) ? Number(header) * 1000 : Date.parse(header) - Date.now();
-  return Number.isFinite(waitMs) ? Math.max(0, waitMs) : undefined;
 }

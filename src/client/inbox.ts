@@ -3,11 +3,14 @@
  *
  * - all its handlers' promises resolve: it is acknowledged, and remembered, so that a repeat is acknowledged and not handled again;
  * - one rejects: it comes again after 1 s, 2 s, 4 s … at most 60 s, to all its handlers;
+ * - they take longer than they may: as if one had rejected, so that its place is free for others;
  * - no handler wants its type: it is held; a handler that is registered later gets it;
  * - it comes again while it is being handled: what its handlers say settles the newest entry.
  * @module
  */
 import { Acks } from "./acks.ts";
+import { alarm } from "./backoff.ts";
+import { HandoverError } from "./error.ts";
 import { isRecord, isSeq, listOf } from "./json.ts";
 import { Listeners, type Report } from "./listeners.ts";
 import { type Message, readMessage } from "./message.ts";
@@ -20,6 +23,17 @@ export type Handler<T> = (message: Message<T>) => unknown;
 /** A message of this page that was settled, by another reader or in another way. */
 export type Settled = Pick<Message, "source" | "id" | "type">;
 
+interface InboxOptions {
+  readonly window: number;
+  /** 0: however long they like. */
+  readonly handlerTimeoutMs: number;
+  readonly warn: (text: string) => void;
+  readonly report: Report;
+}
+
+/** What the types of answers begin with. */
+export const REPLY = "reply.";
+
 /** Messages whose processing is remembered. */
 const MAX_SEEN = 10_000;
 /** Messages that wait for a handler; beyond, the oldest is forgotten here and stays in the mailbox for the next page. */
@@ -27,6 +41,14 @@ const MAX_HELD = 1_000;
 /** Entries for which a `settled` is understood. */
 const MAX_KNOWN = 1_000;
 const MAX_RETRY_SECONDS = 60;
+
+interface Entry {
+  readonly handle: Handler<never>;
+  /** Wants one message: while it has it in hand it is busy, and gets no other. */
+  readonly isOnce: boolean;
+  isBusy: boolean;
+  readonly off: () => void;
+}
 
 /** A message in hand. */
 interface InHand {
@@ -40,11 +62,15 @@ export class Inbox implements Mail {
   readonly settledElsewhere: Listeners<Settled>;
   readonly acks: Acks;
   readonly #report: Report;
+  readonly #warn: (text: string) => void;
   readonly #window: number;
-  readonly #handlers = new Map<string, Set<{ readonly handle: Handler<never> }>>();
+  readonly #handlerTimeoutMs: number;
+  readonly #handlers = new Map<string, Set<Entry>>();
+  /** Types of which the developer was told that nobody wants them. */
+  readonly #warned = new Seen(MAX_KNOWN);
   readonly #running = new Map<string, InHand>();
   readonly #held = new Map<string, InHand>();
-  readonly #seen = new Seen(MAX_SEEN);
+  #seen = new Seen(MAX_SEEN);
   readonly #failed = new Seen(MAX_SEEN);
   readonly #known = new Map<number, Settled>();
   #epoch: string | undefined;
@@ -52,28 +78,48 @@ export class Inbox implements Mail {
   #roomWaiters: (() => void)[] = [];
   #isClosed = false;
 
-  constructor(window: number, report: Report) {
+  constructor({ window, handlerTimeoutMs, warn, report }: InboxOptions) {
     this.#window = window;
+    this.#handlerTimeoutMs = handlerTimeoutMs;
+    this.#warn = warn;
     this.#report = report;
     this.acks = new Acks(report);
     this.settledElsewhere = new Listeners(report);
   }
 
-  /** Registers a handler, and gives it what was held for its type, in order. @returns a function that takes it away again */
-  on(type: string, handle: Handler<never>): () => void {
-    const entry = { handle };
+  /**
+   * Registers a handler, and gives it what was held for its type, in order.
+   * @param isOnce  whether it is taken away when it has processed a message
+   * @returns a function that takes it away again
+   */
+  on(type: string, handle: Handler<never>, isOnce = false): () => void {
     const handlers = this.#handlers.get(type) ?? new Set();
+    const off = () => void handlers.delete(entry);
+    const entry: Entry = { handle, isOnce, isBusy: false, off };
     this.#handlers.set(type, handlers.add(entry));
     // After this turn, so that all handlers that the page registers together get it.
-    queueMicrotask(() => {
-      for (const inHand of [...this.#held.values()]) if (type === "*" || type === inHand.message.type) this.#start(inHand);
-    });
-    return () => void handlers.delete(entry);
+    queueMicrotask(() => this.#offer(type));
+    return off;
+  }
+
+  /** Gives what is held to the handlers that there are by now. */
+  #offer(type: string): void {
+    for (const inHand of [...this.#held.values()]) if (type === "*" || type === inHand.message.type) this.#start(inHand);
   }
 
   /** Takes nothing more. */
   close(): void {
     this.#isClosed = true;
+  }
+
+  /** The user is another one: begins anew. What is being handled is finished, and nothing is said of it any more. */
+  forget(): void {
+    this.#epoch = undefined;
+    this.#seen = new Seen(MAX_SEEN);
+    this.#held.clear();
+    this.#running.clear();
+    this.#restart();
+    this.#makeRoom();
   }
 
   position(): Position {
@@ -89,8 +135,12 @@ export class Inbox implements Mail {
     // Below what we have: a store that was put back. Everything unsettled comes again; repeats are dropped by name.
     if (epoch === this.#epoch && head >= this.#cursor) return;
     this.#epoch = epoch;
+    this.#restart();
+  }
+
+  #restart(): void {
     this.#cursor = 0;
-    this.acks.begin(epoch);
+    this.acks.begin(this.#epoch);
     this.#known.clear();
     for (const inHand of [...this.#running.values(), ...this.#held.values()]) inHand.seq = undefined;
   }
@@ -140,27 +190,42 @@ export class Inbox implements Mail {
   /** Calls the handlers, all at once and without waiting for those of other messages. */
   #start(inHand: InHand): void {
     const { key, message } = inHand;
-    const handlers = [...(this.#handlers.get(message.type) ?? []), ...(this.#handlers.get("*") ?? [])];
+    const handlers = [message.type, "*"].flatMap((type) => [...(this.#handlers.get(type) ?? [])]).filter(({ isBusy }) => !isBusy);
     if (handlers.length === 0) this.#hold(inHand);
     if (handlers.length === 0 || this.#isClosed) return;
     this.#held.delete(key);
     this.#running.set(key, inHand);
+    for (const entry of handlers) entry.isBusy = entry.isOnce;
+    const seen = this.#seen;
+    const timeoutMs = this.#handlerTimeoutMs;
+    const failed = (error: unknown) => {
+      unwatch();
+      const once = handlers.filter(({ isOnce }) => isOnce);
+      for (const entry of once) entry.isBusy = false;
+      // It may have been given back already, for taking too long.
+      if (this.#running.get(key) === inHand) this.#failedBy(inHand, error);
+      if (once.length > 0) this.#offer("*");
+    };
+    const tooLate = () => failed(new HandoverError("handler-timeout", `A handler of "${message.type}" took over ${timeoutMs} ms.`));
+    const unwatch = timeoutMs > 0 ? alarm(timeoutMs, tooLate) : () => {};
     // The async wrapper turns a throw into a rejection; the handler itself is called at once.
-    Promise.all(handlers.map(async ({ handle }) => handle(message as Message<never>))).then(
-      () => this.#processed(inHand),
-      (error: unknown) => this.#failedBy(inHand, error),
-    );
+    Promise.all(handlers.map(async ({ handle }) => handle(message as Message<never>))).then(() => {
+      unwatch();
+      for (const { isOnce, off } of handlers) if (isOnce) off();
+      // After its time too: when it comes again it is not processed again.
+      seen.add(key);
+      if (this.#running.get(key) === inHand) this.#done(inHand, "acked");
+    }, failed);
   }
 
   #hold(inHand: InHand): void {
+    const { type } = inHand.message;
+    if (this.#held.has(inHand.key)) return;
     this.#held.set(inHand.key, inHand);
+    // An answer that nobody waits for any more, or another tab does, is nothing to mend.
+    if (!type.startsWith(REPLY) && this.#warned.add(type)) this.#warn(`Nothing handles "${type}" here: it waits.`);
     if (inHand.seq !== undefined) this.acks.add(inHand.seq, "held");
     if (this.#held.size > MAX_HELD) for (const oldest of this.#held.keys()) return void this.#held.delete(oldest);
-  }
-
-  #processed(inHand: InHand): void {
-    this.#seen.add(inHand.key);
-    this.#done(inHand, "acked");
   }
 
   #failedBy(inHand: InHand, error: unknown): void {
@@ -173,6 +238,10 @@ export class Inbox implements Mail {
     this.#running.delete(inHand.key);
     // Without an entry in this epoch there is nothing to settle yet: the repeat will bring one.
     if (inHand.seq !== undefined) this.acks.add(inHand.seq, verdict);
+    this.#makeRoom();
+  }
+
+  #makeRoom(): void {
     for (const wake of this.#roomWaiters.splice(0)) wake();
   }
 }

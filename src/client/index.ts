@@ -2,51 +2,93 @@
  * The SDK: sends JSON to users and handles what arrives, each message once.
  *
  * ```ts
- * const handover = connect("", { token: () => fetch("/token").then((answer) => answer.text()) });
- * handover.on<Order>("order", async (order) => { await show(order.data); });   // acknowledged when this resolves
- * await handover.send("bob", "order", { pizza: 2 });                           // resolves when it is on the server's disk
+ * type Messages = { order: { pizza: number } };
+ * const handover = connect<Messages>("", { token: () => fetch("/token").then((answer) => answer.text()) });
+ * handover.on("order", async (order) => { await show(order.data.pizza); });   // acknowledged when this resolves
+ * await handover.send("bob", "order", { pizza: 2 });                          // resolves when it is on the server's disk
  * ```
  *
  * Works in browsers and in Node from 22.14, without dependencies.
  * @module
  */
-import { Connection, type Status } from "./connection.ts";
-import { HandoverError, lost } from "./error.ts";
+import { alarm, onAbort } from "./backoff.ts";
+import { Connection } from "./connection.ts";
+import { defer } from "./deferred.ts";
+import { HandoverError, SILENCE } from "./error.ts";
 import { Http } from "./http.ts";
-import { type Handler, Inbox, type Settled } from "./inbox.ts";
-import { isRecord } from "./json.ts";
+import { type Handler, Inbox, REPLY, type Settled } from "./inbox.ts";
 import type { Report } from "./listeners.ts";
-import type { Address, Message, MessageState, SendOptions, Sent } from "./message.ts";
+import {
+  type Address,
+  type Message,
+  type MessageState,
+  readState,
+  type SendOptions,
+  type Sent,
+  statePath,
+  type Unsent,
+  writeMessage,
+} from "./message.ts";
 import { Outbox } from "./outbox.ts";
+import type { PageOptions } from "./parts.ts";
 import { randomId } from "./random.ts";
 import { Token, type TokenSource } from "./token.ts";
-import { TIMING, type Timing, type Transport } from "./wire.ts";
+import type { Answer, AnyMessage, DataOf, TypeOf } from "./types.ts";
+import { type Status, TIMING, type Timing, type Transport } from "./wire.ts";
 
 export type { ClientErrorCode } from "./error.ts";
 export type { Urgency } from "./message.ts";
-export type { Timing, TokenSource, Transport };
-export { type Address, type Handler, HandoverError, type Message, type MessageState, type SendOptions, type Sent, type Settled, type Status };
+export type { Answer, AnyMessage, DataOf, Timing, TokenSource, Transport, TypeOf };
+export {
+  type Address,
+  type Handler,
+  HandoverError,
+  type Message,
+  type MessageState,
+  type SendOptions,
+  type Sent,
+  type Settled,
+  type Status,
+  type Unsent,
+};
 
-export interface ConnectOptions {
+export interface ConnectOptions extends PageOptions {
   /**
    * Gives the user's token, from your backend. Called when there is none, when the last one was refused or is about to end. A service key
    * (in Node only; never in a page) can send, not receive.
    */
   readonly token: TokenSource;
   /**
-   * Most messages in hand at once, 1–1,000. 32 unless said. A handler that never ends keeps its place: when all places are taken so, this
-   * connection takes nothing more. The user's other connections go on.
+   * How long a handler may take, in ms. 60,000 unless said; 0: as long as it likes. One that takes longer keeps its place no longer: the message is
+   * given back and comes again, and you are told. Each place taken for ever would be one less, and with none left nothing more is received.
    */
-  readonly window?: number;
-  /** In the order in which they are tried. `["websocket", "poll"]` unless said. */
+  readonly handlerTimeoutMs?: number;
+  /** In the order in which they are tried. `["websocket", "sse", "poll"]` unless said. */
   readonly transports?: readonly Transport[];
   /** Told what your handlers and listeners throw, and acknowledgements that the server refuses. Writes to the console unless said. */
   readonly onError?: (error: unknown, message?: Message) => void;
+  /** Told, once for each type, that messages came which nothing here handles. Writes to the console unless said. */
+  readonly onWarning?: (text: string) => void;
+  /** Closes the connection. */
+  readonly signal?: AbortSignal;
   readonly timing?: Partial<Timing>;
 }
 
-/** A user's connection. It comes back by itself until {@link Handover.close}, or until the server says that there is no use. */
-class Handover {
+/** What is registered ends with the signal, too. */
+export interface Until {
+  readonly signal?: AbortSignal;
+}
+
+export interface RequestOptions extends SendOptions {
+  /** How long the answer may take, in ms; 30,000 unless said. The question is not kept any longer either, unless `ttl` says so. */
+  readonly timeoutMs?: number;
+}
+
+/**
+ * A user's connection. It comes back by itself until {@link Handover.close}, or until the server says that there is no use.
+ * @typeParam Messages  your own table: for each type of message what its data is
+ */
+class Handover<Messages extends object = Record<string, unknown>> {
   readonly #connection: Connection;
   readonly #inbox: Inbox;
   readonly #outbox = new Outbox();
@@ -55,23 +97,20 @@ class Handover {
 
   constructor(url: string, options: ConnectOptions) {
     const base = new URL(url || "/", globalThis.location?.href).href.replace(/\/+$/, "");
-    const { window = 32, transports = ["websocket", "poll"], onError } = options;
-    const report: Report = (error, message) => {
-      try {
-        if (onError) onError(error, message as Message | undefined);
-        else console.error("Handover:", error, ...(message ? ["\nThe message comes again:", message] : []));
-      } catch (thrown) {
-        console.error("Handover: onError failed:", thrown);
-      }
-    };
-    const token = new Token(options.token);
+    const { window = 32, handlerTimeoutMs = 60_000, transports = ["websocket", "sse", "poll"] } = options;
+    const onError = options.onError ?? ((...what) => console.error("Handover:", ...what));
+    // The async wrapper turns a throw into a rejection; it is called at once.
+    const report: Report = (...what) => void (async () => onError(...(what as [unknown, Message?])))().catch((thrown) => console.error(thrown));
+    const warn = options.onWarning ?? ((text: string) => console.warn(`Handover: ${text}`));
+    const token = new Token(options.token, () => this.#connection.changeUser());
     this.#timing = { ...TIMING, ...options.timing };
     this.#http = new Http(base, token);
-    this.#inbox = new Inbox(window, report);
+    this.#inbox = new Inbox({ window, handlerTimeoutMs, warn, report });
     this.#connection = new Connection({
-      ...{ base, token, transports, report },
+      ...{ base, token, transports, report, options },
       ...{ http: this.#http, inbox: this.#inbox, outbox: this.#outbox, timing: this.#timing },
     });
+    until(options.signal, () => void this.close());
   }
 
   /**
@@ -81,8 +120,15 @@ class Handover {
    * @param type  the message's type; `*` for every message
    * @returns a function that takes the handler away again
    */
-  on<T = unknown>(type: string, handler: Handler<T>): () => void {
-    return this.#inbox.on(type, handler as Handler<never>);
+  on<Type extends TypeOf<Messages>>(type: Type, handler: Handler<DataOf<Messages, Type>>, options?: Until): () => void;
+  on(type: "*", handler: (message: AnyMessage<Messages>) => unknown, options?: Until): () => void;
+  on(type: string, handler: (message: never) => unknown, { signal }: Until = {}): () => void {
+    return until(signal, this.#inbox.on(type, handler as Handler<never>));
+  }
+
+  /** Handles one message of a type, and then no more: what comes after it waits for another handler. When the handler rejects, it is still wanted. */
+  once<Type extends TypeOf<Messages>>(type: Type, handler: Handler<DataOf<Messages, Type>>, { signal }: Until = {}): () => void {
+    return until(signal, this.#inbox.on(type, handler as Handler<never>, true));
   }
 
   /**
@@ -91,17 +137,57 @@ class Handover {
    * @param type  1–255 characters; those that begin with `handover.` are the server's
    * @param data  any JSON value; taken as it is now
    * @throws HandoverError the server's problem (`forbidden`, `too-large`, `mailbox-full`, …); `outbox-full` after 1,000 unanswered sends without
-   *   a connection; `closed`. The signal's reason, when aborted.
+   *   a connection; `user-changed`; `closed`. The signal's reason, when aborted.
    */
-  async send(to: string | Address, type: string, data?: unknown, options: SendOptions = {}): Promise<Sent> {
-    const { signal, ...rest } = options;
-    let text: string;
+  async send<Type extends TypeOf<Messages>>(
+    to: string | Address,
+    type: Type,
+    data?: DataOf<Messages, Type>,
+    { signal, onQueued, ...options }: SendOptions = {},
+  ): Promise<Sent> {
+    return this.#outbox.send(writeMessage(to, type, data, options), signal, onQueued);
+  }
+
+  /**
+   * Sends a message and waits for its answer, which the other side gives with {@link reply}. Acknowledged as soon as it is here.
+   * @throws HandoverError `timeout`, when there is none in time; else as {@link send}
+   */
+  async request<Type extends TypeOf<Messages>>(
+    to: string | Address,
+    type: Type,
+    data?: DataOf<Messages, Type>,
+    { timeoutMs = 30_000, signal, ...options }: RequestOptions = {},
+  ): Promise<Message<Answer<Messages, Type>>> {
+    const id = randomId();
+    const answer = defer<Message<Answer<Messages, Type>>>();
+    const over = new AbortController();
+    // A type of its own: the answer is for this page, and the user's other pages leave it lying.
+    const takeAway = [
+      this.#inbox.on(REPLY + id, answer.resolve as Handler<never>, true),
+      alarm(timeoutMs, () => answer.reject(new HandoverError("timeout", SILENCE, { retryable: true }))),
+      onAbort(signal, () => answer.reject(signal?.reason)),
+      () => over.abort(),
+    ];
+    const asked = { ttl: Math.ceil(timeoutMs / 1000), correlationid: id, ...options, replyto: REPLY + id };
+    this.#outbox.send(writeMessage(to, type, data, asked), over.signal).catch(answer.reject);
     try {
-      text = JSON.stringify({ to: typeof to === "string" ? { user: to } : to, type, data, idempotencyKey: randomId(), ...rest });
-    } catch (cause) {
-      throw new HandoverError("bad-request", `The data cannot be written as JSON: ${String(cause)}`, { cause });
+      return await answer.promise;
+    } finally {
+      for (const take of takeAway) take();
     }
-    return this.#outbox.send(text, signal);
+  }
+
+  /**
+   * Answers a message that was sent with {@link request}.
+   * @throws HandoverError `bad-request`, when it wants no answer, or a service sent it: services have no mailbox. Else as {@link send}
+   */
+  async reply(message: Message, data?: unknown, { signal, ...options }: SendOptions = {}): Promise<Sent> {
+    const { from, replyto, correlationid, time, expirytime = "" } = message;
+    if (from === undefined || replyto === undefined) throw new HandoverError("bad-request", "This message wants no answer.");
+    // Nobody waits for the answer longer than for the question.
+    const ttl = Math.ceil((Date.parse(expirytime) - Date.parse(time)) / 1000);
+    const answer = { ...(ttl > 0 && { ttl }), ...(correlationid !== undefined && { correlationid }), ...options };
+    return this.#outbox.send(writeMessage(from, replyto, data, answer), signal);
   }
 
   /**
@@ -109,10 +195,8 @@ class Handover {
    * @param id  as `send` gave it
    * @throws HandoverError `unknown`, when it is not yours or too old; `connection-lost`
    */
-  async state(id: string): Promise<MessageState> {
-    const state = await this.#http.request(`/v1/messages/${encodeURIComponent(id)}`, { timeoutMs: this.#timing.answerMs, renews: true });
-    if (!isRecord(state) || !Array.isArray(state.recipients)) throw lost("The message's state could not be understood.");
-    return state as unknown as MessageState;
+  async state(id: string, { signal }: Until = {}): Promise<MessageState> {
+    return readState(await this.#http.request(statePath(id), { timeoutMs: this.#timing.answerMs, renews: true, signal }));
   }
 
   /** How the connection is now. */
@@ -121,16 +205,16 @@ class Handover {
   }
 
   /** Told of every change of {@link status}. @returns a function that takes the listener away again */
-  onStatus(listener: (status: Status) => unknown): () => void {
-    return this.#connection.changes.add(listener);
+  onStatus(listener: (status: Status) => unknown, { signal }: Until = {}): () => void {
+    return until(signal, this.#connection.changes.add(listener));
   }
 
   /**
    * Told of messages that this page received and that are settled by now: read in another tab, expired, taken back. A hint, so that a badge can
    * go away. @returns a function that takes the listener away again
    */
-  onSettled(listener: (message: Settled) => unknown): () => void {
-    return this.#inbox.settledElsewhere.add(listener);
+  onSettled(listener: (message: Settled) => unknown, { signal }: Until = {}): () => void {
+    return until(signal, this.#inbox.settledElsewhere.add(listener));
   }
 
   /**
@@ -144,11 +228,21 @@ class Handover {
 
 export type { Handover };
 
+/** Calls `end` when the signal is aborted. @returns a function that does it sooner */
+function until(signal: AbortSignal | undefined, end: () => void): () => void {
+  const forget = onAbort(signal, end);
+  return () => {
+    forget();
+    end();
+  };
+}
+
 /**
  * Connects a user, at once and for as long as it lives. Each call is a new receiver: it gets everything that is unsettled.
+ * @typeParam Messages  your own table: for each type of message what its data is
  * @param url  the server's address, such as `https://handover.example`; in a page, an empty text is the page's own server
  * @throws TypeError when the address is none
  */
-export function connect(url: string, options: ConnectOptions): Handover {
-  return new Handover(url, options);
+export function connect<Messages extends object = Record<string, unknown>>(url: string, options: ConnectOptions): Handover<Messages> {
+  return new Handover<Messages>(url, options);
 }

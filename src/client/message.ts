@@ -2,7 +2,9 @@
  * What applications send and receive.
  * @module
  */
+import { garbled, HandoverError } from "./error.ts";
 import { isRecord } from "./json.ts";
+import { randomId } from "./random.ts";
 
 /** RFC 8030's words for how soon a person should be told. */
 export type Urgency = "very-low" | "low" | "normal" | "high";
@@ -46,6 +48,11 @@ export interface SendOptions {
   readonly replyto?: string;
   /** Two sends with the same key and content are one message, for 24 h. Unless said, each call has its own. */
   readonly idempotencyKey?: string;
+  /**
+   * Called when it waits for a connection and is kept in this browser: it will be sent by itself, by the next page of this user too. What waits in a
+   * page that keeps nothing is lost with it.
+   */
+  readonly onQueued?: () => void;
   /** Ends the waiting. What was already on its way may have been accepted all the same. */
   readonly signal?: AbortSignal;
 }
@@ -61,6 +68,13 @@ export interface Sent {
   readonly recipients: readonly string[];
   /** Users whose mailbox was full, if any. */
   readonly refused?: readonly string[];
+}
+
+/** A message that was kept, and can not be sent any more. */
+export interface Unsent {
+  /** What `send` was given, with its idempotency key. */
+  readonly message: { readonly to: Address; readonly type: string; readonly data?: unknown } & Omit<SendOptions, "signal" | "onQueued">;
+  readonly error: HandoverError;
 }
 
 /** What became of a sent message, for each recipient. */
@@ -83,9 +97,30 @@ export function readMessage(event: unknown, deliveryCount: unknown): Message | u
   return { ...event, from, deliveryCount: typeof deliveryCount === "number" ? deliveryCount : 1 } as unknown as Message;
 }
 
-/** Reads the body of a 201; undefined when it is none. */
-export function readSent(value: unknown): Sent | undefined {
-  if (!isRecord(value) || typeof value.id !== "string") return undefined;
-  const { id, time, ttl, recipients, refused } = value as unknown as Sent;
-  return refused ? { id, time, ttl, recipients, refused } : { id, time, ttl, recipients };
+/** Reads the body of a 201, or a result of a frame. @throws HandoverError connection-lost, when it is none */
+export function readSent(value: unknown): Sent {
+  if (!isRecord(value) || typeof value.id !== "string") throw garbled("send");
+  const { ref: _ref, status: _status, ...sent } = value;
+  return sent as unknown as Sent;
+}
+
+/**
+ * Writes a request to send, as JSON text, with an idempotency key.
+ * @throws HandoverError bad-request, when the data cannot be written as JSON
+ */
+export function writeMessage(to: string | Address, type: string, data: unknown, options: Omit<SendOptions, "signal" | "onQueued">): string {
+  try {
+    return JSON.stringify({ to: typeof to === "string" ? { user: to } : to, type, data, idempotencyKey: randomId(), ...options });
+  } catch (cause) {
+    throw new HandoverError("bad-request", `No JSON: ${String(cause)}`, { cause });
+  }
+}
+
+/** Where a message's state is. */
+export const statePath = (id: string): string => `/v1/messages/${encodeURIComponent(id)}`;
+
+/** Reads a message's state. @throws HandoverError connection-lost, when it is none */
+export function readState(state: unknown): MessageState {
+  if (!isRecord(state) || !Array.isArray(state.recipients)) throw garbled("state");
+  return state as unknown as MessageState;
 }

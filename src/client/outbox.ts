@@ -2,11 +2,11 @@
  * Sends, from the call to the server's 201. Each has an idempotency key, so one whose answer was lost is sent again and stored once.
  * @module
  */
-import { backoffMs } from "./backoff.ts";
+import { backoffMs, onAbort } from "./backoff.ts";
 import { type Deferred, defer } from "./deferred.ts";
 import { asHandoverError, HandoverError } from "./error.ts";
 import type { Sent } from "./message.ts";
-import type { Wire } from "./wire.ts";
+import type { Sender } from "./wire.ts";
 
 /** Most unanswered sends while there is no connection, and at all. */
 const MAX_OFFLINE = 1_000;
@@ -14,8 +14,16 @@ const MAX_ONLINE = 10_000;
 /** A request that makes the server fail so often is not tried again. */
 const MAX_INTERNAL_ERRORS = 5;
 
+/** Keeps what waits beyond this page. */
+interface Keeper {
+  /** Resolves with its number when it is kept; undefined: it is not. Keeps a text once. */
+  keep(text: string): Promise<unknown>;
+  drop(text: string): void;
+}
+
 interface Item {
   readonly text: string;
+  onQueued: (() => void) | undefined;
   readonly answer: Deferred<Sent>;
   /** Neither under way nor waiting for its time. */
   isReady: boolean;
@@ -24,38 +32,42 @@ interface Item {
 }
 
 export class Outbox {
+  keeper: Keeper | undefined;
   /** In the order of the calls. */
   readonly #items = new Set<Item>();
-  #wire: Wire | undefined;
+  #wire: Sender | undefined;
   #closed: HandoverError | undefined;
 
   /**
    * @param text  the request as JSON text, with its idempotency key
+   * @param onQueued  called when it waits, and is kept beyond this page
    * @throws HandoverError the server's problem; outbox-full; closed, or what ended the connection. The signal's reason, when aborted.
    */
-  async send(text: string, signal: AbortSignal | undefined): Promise<Sent> {
+  async send(text: string, signal: AbortSignal | undefined, onQueued?: () => void): Promise<Sent> {
     if (signal?.aborted) throw signal.reason;
     if (this.#closed) throw this.#closed;
     const limit = this.#wire ? MAX_ONLINE : MAX_OFFLINE;
-    if (this.#items.size >= limit)
-      throw new HandoverError("outbox-full", `${limit} messages are waiting to be sent; send more when some are accepted.`, { retryable: true });
-    const item: Item = { text, answer: defer(), isReady: true, tries: 0, timer: undefined };
+    if (this.#items.size >= limit) throw new HandoverError("outbox-full", `${limit} sends are unanswered.`, { retryable: true });
+    const item: Item = { text, onQueued, answer: defer(), isReady: true, tries: 0, timer: undefined };
     const abort = () => item.answer.reject(signal?.reason);
     this.#items.add(item);
-    signal?.addEventListener("abort", abort);
+    const forget = onAbort(signal, abort);
+    if (!this.#wire) this.#keep(item);
     this.#pass(item);
     try {
       return await item.answer.promise;
     } finally {
-      signal?.removeEventListener("abort", abort);
+      forget();
       clearTimeout(item.timer);
       this.#items.delete(item);
+      this.keeper?.drop(text);
     }
   }
 
   /** Which wire to use; undefined: none, wait. */
-  use(wire: Wire | undefined): void {
+  use(wire: Sender | undefined): void {
     this.#wire = wire;
+    if (!wire) this.keepAll();
     for (const item of this.#items) this.#pass(item);
   }
 
@@ -66,10 +78,28 @@ export class Outbox {
     await Promise.all([...this.#items].map((item) => item.answer.promise.catch(() => {})));
   }
 
-  /** Gives up what is not answered. */
+  /** Gives up what is not answered, and takes nothing more. */
   abandon(why: HandoverError): void {
     this.#closed ??= why;
+    this.reject(why);
+  }
+
+  /** Gives up what is not answered. */
+  reject(why: HandoverError): void {
     for (const item of this.#items) item.answer.reject(why);
+  }
+
+  /** What is not answered outlives this page from now on, where it can. */
+  keepAll(): void {
+    for (const item of this.#items) this.#keep(item);
+  }
+
+  #keep(item: Item): void {
+    void this.keeper?.keep(item.text).then((kept) => {
+      if (kept === undefined) return;
+      item.onQueued?.();
+      item.onQueued = undefined;
+    });
   }
 
   #pass(item: Item): void {
@@ -79,7 +109,7 @@ export class Outbox {
     wire.send(item.text).then(item.answer.resolve, (thrown: unknown) => this.#failed(item, wire, asHandoverError(thrown)));
   }
 
-  #failed(item: Item, wire: Wire, error: HandoverError): void {
+  #failed(item: Item, wire: Sender, error: HandoverError): void {
     const isFull = error.status === 507;
     const isHopeless = error.code === "internal" && item.tries >= MAX_INTERNAL_ERRORS - 1;
     if (!error.retryable || isFull || isHopeless || !this.#items.has(item)) {

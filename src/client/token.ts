@@ -1,12 +1,15 @@
 /**
- * The token: asked for when needed, kept while it is good.
+ * The token: asked for when needed, kept while it is good, replaced before it ends.
  * @module
  */
+import { pause } from "./backoff.ts";
 import { HandoverError } from "./error.ts";
 import { isRecord, parseText } from "./json.ts";
 
-/** A token that ends sooner than this is replaced before it is used. */
-const MARGIN_MS = 30_000;
+/** A token is replaced so long before its end, or with a third of its time left: more than a hidden tab's timers are late. */
+const MARGIN_MS = 90_000;
+/** The longest timer that there is, but for a moment. */
+const MAX_TIMER_MS = 2 ** 31 - 2;
 /** How long the application's `token()` may take. */
 const ANSWER_MS = 30_000;
 
@@ -14,11 +17,26 @@ export type TokenSource = () => Promise<string> | string;
 
 export class Token {
   readonly #source: TokenSource;
-  #value: Promise<string> | undefined;
-  #expiresAtMs = Number.POSITIVE_INFINITY;
+  readonly #onUser: (user: string) => void;
+  #asked: Promise<string> | undefined;
+  #value: string | undefined;
+  #user: string | undefined;
+  #renewAtMs = Number.POSITIVE_INFINITY;
 
-  constructor(source: TokenSource) {
+  /** @param onUser  told, before anybody gets it, of a token that is another user's than the last */
+  constructor(source: TokenSource, onUser: (user: string) => void) {
     this.#source = source;
+    this.#onUser = onUser;
+  }
+
+  /** Whose token was given last; undefined: nobody's yet, or it does not say (a service key). */
+  get user(): string | undefined {
+    return this.#user;
+  }
+
+  /** ms until the token should be replaced; not above what a timer can wait. */
+  get restMs(): number {
+    return Math.min(Math.max(this.#renewAtMs - Date.now(), 0), MAX_TIMER_MS);
   }
 
   /**
@@ -26,42 +44,57 @@ export class Token {
    * @throws HandoverError token-failed
    */
   get(): Promise<string> {
-    if (!this.#value || Date.now() > this.#expiresAtMs - MARGIN_MS) {
+    if (!this.#asked || this.restMs === 0) {
       const asked = this.#ask();
-      this.#value = asked;
-      this.#expiresAtMs = Number.POSITIVE_INFINITY;
+      this.#asked = asked;
+      this.#renewAtMs = Number.POSITIVE_INFINITY;
       asked.then(
         (token) => {
-          if (this.#value === asked) this.#expiresAtMs = expiry(token);
+          if (this.#asked === asked) this.#keep(token);
         },
         () => {
-          if (this.#value === asked) this.#value = undefined;
+          if (this.#asked === asked) this.#asked = undefined;
         },
       );
     }
-    return this.#value;
+    return this.#asked;
   }
 
-  /** The server refused it: the next {@link get} asks anew. */
-  forget(): void {
-    this.#value = undefined;
+  /** The server refused it: the next {@link get} asks anew, if nobody else has by now. */
+  forget(token: string): void {
+    if (token === this.#value) this.#asked = undefined;
+  }
+
+  #keep(token: string): void {
+    this.#value = token;
+    const { sub, exp, iat } = readClaims(token);
+    // By the time that it is given for, not by its end: this device's clock may be wrong. One that is older than it seems is refused, and replaced then.
+    const restMs = typeof exp === "number" ? (typeof iat === "number" ? (exp - iat) * 1000 : exp * 1000 - Date.now()) : Number.POSITIVE_INFINITY;
+    this.#renewAtMs = Date.now() + restMs - Math.min(MARGIN_MS, restMs / 3);
+    if (typeof sub !== "string") return;
+    const isOther = this.#user !== undefined && this.#user !== sub;
+    this.#user = sub;
+    if (isOther) this.#onUser(sub);
   }
 
   async #ask(): Promise<string> {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<never>((_resolve, reject) => {
-      timer = setTimeout(() => reject(`no answer in ${ANSWER_MS / 1000} s`), ANSWER_MS);
-    });
+    const over = new AbortController();
     try {
-      const token: unknown = await Promise.race([this.#source(), late]);
-      if (typeof token !== "string" || token === "") throw "it gave no text";
+      const token: unknown = await Promise.race([this.#source(), pause(ANSWER_MS, over.signal)]);
+      if (typeof token !== "string" || token === "") throw "no text, or not in time";
       return token;
     } catch (cause) {
-      throw new HandoverError("token-failed", `The application's token() failed: ${String(cause)}`, { retryable: true, cause });
+      throw new HandoverError("token-failed", `token() failed: ${String(cause)}`, { retryable: true, cause });
     } finally {
-      clearTimeout(timer);
+      over.abort();
     }
   }
+}
+
+/** Whether two tokens are of the same user and session: one can then replace the other on a connection. */
+export function isSameSession(one: string, other: string): boolean {
+  const [a, b] = [readClaims(one), readClaims(other)];
+  return a.sub === b.sub && a.sid === b.sid;
 }
 
 /** What a JWT says; nothing, when it is none (a service key). Not verified: the server does that. */
@@ -73,10 +106,4 @@ export function readClaims(token: string): Record<string, unknown> {
     // Not base64: not a JWT.
   }
   return {};
-}
-
-/** When a token ends, ms since the Unix epoch; never, when it does not say. */
-function expiry(token: string): number {
-  const { exp } = readClaims(token);
-  return typeof exp === "number" ? exp * 1000 : Number.POSITIVE_INFINITY;
 }

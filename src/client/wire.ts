@@ -3,15 +3,34 @@
  * @module
  */
 import type { AckForms } from "../protocol.ts";
-import type { HandoverError } from "./error.ts";
+import { onAbort, pause } from "./backoff.ts";
+import { HandoverError, lost, SILENCE } from "./error.ts";
 import type { Http } from "./http.ts";
+import { isSeq } from "./json.ts";
 import type { Sent } from "./message.ts";
 import type { Token } from "./token.ts";
 
-/** Server-sent events will be the third. */
-export type Transport = "websocket" | "poll";
+export type Transport = "websocket" | "sse" | "poll";
 
-export interface Wire {
+/** How the connection is. `connecting`: trying; `offline`: waiting to try again; `closed`: for good. */
+export interface Status {
+  readonly state: "connecting" | "online" | "offline" | "closed";
+  /** The one in use, while online. */
+  readonly transport?: Transport;
+  /** Why it is not online, or why it was not until now. */
+  readonly error?: HandoverError;
+}
+
+export interface Sender {
+  /**
+   * Sends one message, calls of one turn together where the transport can. Resolves when the server has it on its disk.
+   * @param text  the request as JSON text, an object
+   * @throws HandoverError the server's problem, or connection-lost
+   */
+  send(text: string): Promise<Sent>;
+}
+
+export interface Wire extends Sender {
   readonly transport: Transport;
   /** Most {@link ack} calls under way at once; while that many are, what becomes ready is collected. */
   readonly maxAcks: number;
@@ -22,14 +41,10 @@ export interface Wire {
    * @throws HandoverError the server's problem, or connection-lost
    */
   ack(epoch: string, forms: AckForms): Promise<void>;
-  /**
-   * Sends one message, calls of one turn together where the transport can. Resolves when the server has it on its disk.
-   * @param text  the request as JSON text, an object
-   * @throws HandoverError the server's problem, or connection-lost
-   */
-  send(text: string): Promise<Sent>;
   /** Makes sure, as far as the transport can, that the server is still there; ends the wire if not. */
   check(): void;
+  /** Goes on with a newer token. @returns false when it cannot: another wire has to take its place */
+  renew(token: string): boolean;
   close(): void;
 }
 
@@ -58,15 +73,15 @@ export interface Mail {
 
 /** Times in ms. The defaults suit the internet. */
 export interface Timing {
-  /** A WebSocket that is not ready after this counts as blocked. 5 s. */
+  /** A WebSocket or a stream that is not ready after this counts as blocked. 5 s. */
   readonly openMs: number;
   /** How long the server holds a poll. 10 s. */
   readonly pollWaitMs: number;
   /** How much longer than expected an answer may take before the connection counts as lost. 10 s. */
   readonly answerMs: number;
-  /** A WebSocket on which nothing came for so long is checked. 30 s. */
+  /** A WebSocket on which nothing came for so long is checked; a stream may be silent for so long and `answerMs`. 30 s. */
   readonly quietMs: number;
-  /** On long polling: first try to come back to WebSocket (at once, when the server was away). 30 s; each time twice as long, up to `probeMaxMs`. */
+  /** First try of a better transport than the one in use (at once, when the server was away). 30 s; each time twice as long, up to `probeMaxMs`. */
   readonly probeMs: number;
   /** 5 min. */
   readonly probeMaxMs: number;
@@ -103,3 +118,39 @@ export interface Opening {
  * @throws HandoverError connection-lost when this transport does not get through; else what the server said; token-failed
  */
 export type Open = (opening: Opening) => Promise<Wire>;
+
+/**
+ * Waits until a wire is ready, and closes one that will not be.
+ * @throws HandoverError why it is not
+ */
+export async function opened(wire: Wire, ready: Promise<unknown>, { signal, timing }: Opening, withinMs = timing.openMs): Promise<Wire> {
+  const over = new AbortController();
+  const forget = onAbort(signal, () => wire.close());
+  const late = pause(withinMs, over.signal).then(() => lost(`${wire.transport}: ${SILENCE}`, { cause: SILENCE }));
+  try {
+    const why = await Promise.race([ready, wire.ended, late]);
+    if (why instanceof HandoverError) throw why;
+    return wire;
+  } catch (error) {
+    wire.close();
+    throw error;
+  } finally {
+    over.abort();
+    forget();
+  }
+}
+
+/** Brings to the mail what a frame or event says of it; the others are the wire's own. */
+export function take(mail: Mail, op: unknown, frame: Record<string, unknown>): void {
+  if (op === "deliver") mail.deliver(frame.deliveries);
+  else if (op === "settled") mail.settled(frame.seqs);
+  else if (op === "gap") mail.advance(frame.to);
+  // Without an epoch the token may only send: there is no mailbox.
+  else if (op === "ready" && typeof frame.epoch === "string" && isSeq(frame.head)) mail.begin(frame.epoch, frame.head);
+}
+
+/** Told to leave: everybody was, so come back spread over the time that the server named. @param drainMs  undefined: it named none */
+export function afterDrain(why: HandoverError, drainMs: number | undefined): HandoverError {
+  if (drainMs === undefined || !why.retryable) return why;
+  return new HandoverError(why.code, why.detail, { status: 503, retryable: true, retryAfterMs: Math.random() * drainMs });
+}

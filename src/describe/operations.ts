@@ -304,4 +304,13 @@ export const OPERATIONS: readonly Operation[] = [
     answers: { 200: { description: "JavaScript; it defines `Handover`.", type: "text/javascript" }, ...cached },
     problems: [],
   },
+  {
+    method: "get",
+    path: "/handover-page.js",
+    id: "sdkPage",
+    tag: "operation",
+    summary: "The SDK's part that only pages need, which it loads itself",
+    answers: { 200: { description: "JavaScript, a module.", type: "text/javascript" }, ...cached },
+    problems: [],
+  },
 ];

@@ -12,7 +12,6 @@ import type {
   Ending,
   Engine,
   EngineFailed,
-  Entry,
   MailboxEvents,
   MessageState,
   Page,
@@ -22,6 +21,7 @@ import type {
 } from "../engine.ts";
 import { asHandoverError, HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
+import { type Tail, tell } from "../tail.ts";
 import {
   type Box,
   type Delivery,
@@ -62,13 +62,6 @@ const DAY_MS = 24 * 3600_000;
 const REMEMBER_ENDED_MS = 366 * DAY_MS;
 const MAX_SLEEP_MS = 60_000;
 const MIN_SLEEP_MS = 10;
-
-interface Tail {
-  readonly user: UserId;
-  readonly events: MailboxEvents;
-  entries: Entry[];
-  ended: Ended[];
-}
 
 /** Makes an engine in memory. */
 export function memoryEngine(options: MemoryOptions = {}): MemoryEngine {
@@ -463,18 +456,7 @@ class Memory implements MemoryEngine {
   #tellAll(): void {
     const tails = [...this.#withNews];
     this.#withNews.clear();
-    for (const tail of tails) {
-      const { entries, ended } = tail;
-      tail.entries = [];
-      tail.ended = [];
-      try {
-        // Deliveries first: an ending may be of one of them.
-        if (entries.length > 0 && this.#tails.get(tail.user) === tail) tail.events.deliver(entries);
-        if (ended.length > 0 && this.#tails.get(tail.user) === tail) tail.events.ended(ended);
-      } catch (thrown) {
-        console.error(`A mailbox's events could not be handed on: ${String(thrown)}`);
-      }
-    }
+    for (const tail of tails) tell(tail, () => this.#tails.get(tail.user) === tail, console.error);
   }
 
   /** Aims the timer at what is due next. */

@@ -28,8 +28,9 @@ import type {
 } from "../engine.ts";
 import { asHandoverError, HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
+import { type Tail, tell } from "../tail.ts";
 import type { AppendItem, FromWorker, Happening, Op, Result, ResultOf, ToWorker, UnsettledRow, WorkerOptions } from "./sqlite/call.ts";
-import { COPY } from "./sqlite/call.ts";
+import { COPY, MAX_BATCH_BYTES } from "./sqlite/call.ts";
 import {
   checkText,
   checkWhole,
@@ -54,9 +55,9 @@ export interface SqliteOptions {
   readonly mailboxMaxBytes?: number;
   /** How often a message is handed out before a nack makes it a dead letter. */
   readonly maxAttempts?: number;
-  /** How long a commit may take before the store counts as failed. */
+  /** How long a commit may take before the store counts as failed, ms. Four seconds: all who wait are answered, and the process has ended, within five. */
   readonly commitTimeoutMs?: number;
-  /** Room on the disk that is kept for acknowledgements when it is full. */
+  /** Room on the disk that is kept for acknowledgements when it is full; more than what waits in the log and what one batch adds (worker.ts). */
   readonly reserveBytes?: number;
   /** The clock, ms since the Unix epoch. */
   readonly now?: () => number;
@@ -93,37 +94,33 @@ const REST_MS = 1_000;
 const REST_STEP_MS = 20;
 /** A page with so many gaps is full: whoever missed very much is told of it page by page. */
 const MAX_GAPS = 1_000;
-/** Most deliveries in one batch: what it takes stays far below the commit's timeout. */
-const MAX_BATCH = 10_000;
+/** What a delivery takes in the file, its keys and its part of the indexes included; not more than this. */
+const DELIVERY_BYTES = 300;
 
 /** Makes an engine that stores in `options.dir`; nothing is opened before `open`. */
 export function sqliteEngine(options: SqliteOptions): SqliteEngine {
   return new Sqlite(options);
 }
 
-/** Deliveries that these messages become. */
+/** Deliveries that these messages become, their texts counted as so many more. */
 function weightOf(items: readonly AppendItem[]): number {
   let weight = 0;
-  for (const item of items) weight += item[6].length;
+  for (const item of items) weight += item[6].length + Buffer.byteLength(item[2]) / DELIVERY_BYTES;
   return weight;
 }
 
 interface Asked {
   readonly op: Op;
+  /** How much work it is, in deliveries that are stored. */
   readonly weight: number;
   /** Takes the result, in the order of the batch; throws nothing. */
   readonly done: (result: Result) => void;
   readonly failed: (cause: HandoverError) => void;
 }
 
-/** An attachment as the engine sees it, with what it is to be told after this batch. */
-interface Tail {
-  readonly user: UserId;
-  readonly events: MailboxEvents;
+interface LiveTail extends Tail {
   /** Whether the worker has carried out the attachment: it is told of what came after that. */
   isLive: boolean;
-  entries: Entry[];
-  ended: Ended[];
 }
 
 class Sqlite implements SqliteEngine {
@@ -138,7 +135,7 @@ class Sqlite implements SqliteEngine {
   readonly #log: (line: string) => void;
   readonly #committed: ((commit: CommitDone) => void) | undefined;
   readonly #damaged: ((count: number) => void) | undefined;
-  readonly #tails = new Map<UserId, Tail>();
+  readonly #tails = new Map<UserId, LiveTail>();
   #worker: Worker | undefined;
   #epoch = "" as Epoch;
   #state: "new" | "open" | "closing" | "closed" | "failed" = "new";
@@ -146,7 +143,7 @@ class Sqlite implements SqliteEngine {
   #queue: Asked[] = [];
   #sent: readonly Asked[] | undefined;
   #isFlushPlanned = false;
-  #withNews = new Set<Tail>();
+  #withNews = new Set<LiveTail>();
   #watchdog: NodeJS.Timeout | undefined;
   #sweepTimer: NodeJS.Timeout | undefined;
   #sweepAtMs = Number.POSITIVE_INFINITY;
@@ -163,9 +160,9 @@ class Sqlite implements SqliteEngine {
       mailboxMaxMessages: options.mailboxMaxMessages ?? 10_000,
       mailboxMaxBytes: options.mailboxMaxBytes ?? 64 * 1024 * 1024,
       maxAttempts: options.maxAttempts ?? 10,
-      reserveBytes: options.reserveBytes ?? 4 * 1024 * 1024,
+      reserveBytes: options.reserveBytes ?? 8 * 1024 * 1024,
     };
-    this.#commitTimeoutMs = options.commitTimeoutMs ?? 5_000;
+    this.#commitTimeoutMs = options.commitTimeoutMs ?? 4_000;
     this.#now = options.now ?? Date.now;
     this.#log = options.log ?? ((line) => console.error(line));
     this.#committed = options.committed;
@@ -250,7 +247,7 @@ class Sqlite implements SqliteEngine {
 
   async attach(user: UserId, events: MailboxEvents): Promise<Attachment> {
     if (this.#tails.has(user)) throw new HandoverError("internal", `The mailbox of ${user} is attached already; detach first.`);
-    const tail: Tail = { user, events, isLive: false, entries: [], ended: [] };
+    const tail: LiveTail = { user, events, isLive: false, entries: [], ended: [] };
     // Taken at once, so that a second attachment is refused; news are told from the worker's answer on.
     this.#tails.set(user, tail);
     const head = await new Promise<Seq>((resolve, reject) => {
@@ -300,7 +297,7 @@ class Sqlite implements SqliteEngine {
     return (await this.#call<ResultOf["settle"]>(op, weight)).map(toEnded);
   }
 
-  async #detach(tail: Tail): Promise<void> {
+  async #detach(tail: LiveTail): Promise<void> {
     if (this.#tails.get(tail.user) !== tail) return;
     this.#tails.delete(tail.user);
     // A store that is gone need not be told.
@@ -435,17 +432,19 @@ class Sqlite implements SqliteEngine {
   #flush(): void {
     if (this.#sent || this.#queue.length === 0 || this.#isFailed()) return;
     let weight = 0;
+    let bytes = 0;
     let count = 0;
     for (const asked of this.#queue) {
       weight += asked.weight;
-      if (count > 0 && weight > MAX_BATCH) break;
+      if (count > 0 && weight * DELIVERY_BYTES > MAX_BATCH_BYTES) break;
+      bytes = weight * DELIVERY_BYTES;
       count += 1;
     }
     const batch = count === this.#queue.length ? this.#queue : this.#queue.slice(0, count);
     this.#queue = count === this.#queue.length ? [] : this.#queue.slice(count);
     this.#sent = batch;
     this.#watch("A commit was not answered in time: the disk hangs.");
-    this.#worker?.postMessage({ kind: "batch", batch: { nowMs: this.#now(), ops: batch.map((asked) => asked.op) } } satisfies ToWorker);
+    this.#worker?.postMessage({ kind: "batch", batch: { nowMs: this.#now(), ops: batch.map((asked) => asked.op), bytes } } satisfies ToWorker);
   }
 
   #receive(message: FromWorker): void {
@@ -497,12 +496,12 @@ class Sqlite implements SqliteEngine {
       }
     }
     if (message.dueMs !== null) this.#sweepBy(message.dueMs);
-    for (const tail of this.#withNews) this.#tell(tail);
+    for (const tail of this.#withNews) tell(tail, () => this.#tails.get(tail.user) === tail, this.#log);
     this.#withNews.clear();
     if (!this.#sent && this.#queue.length === 0) this.#whenIdle?.();
   }
 
-  #tailOf(user: string): Tail | undefined {
+  #tailOf(user: string): LiveTail | undefined {
     const tail = this.#tails.get(user as UserId);
     return tail?.isLive ? tail : undefined;
   }
@@ -523,19 +522,6 @@ class Sqlite implements SqliteEngine {
     if (happening[1] === "again") tail.entries.push(toEntry(happening[3]));
     else tail.ended.push(toEnded(happening[3]));
     this.#withNews.add(tail);
-  }
-
-  /** Deliveries first: an ending may be of one of them. */
-  #tell(tail: Tail): void {
-    const { entries, ended } = tail;
-    tail.entries = [];
-    tail.ended = [];
-    try {
-      if (entries.length > 0 && this.#tails.get(tail.user) === tail) tail.events.deliver(entries);
-      if (ended.length > 0 && this.#tails.get(tail.user) === tail) tail.events.ended(ended);
-    } catch (thrown) {
-      this.#log(`A mailbox's events could not be handed on: ${String(thrown)}`);
-    }
   }
 
   #sweepBy(dueMs: number): void {

@@ -15,8 +15,8 @@ const HEARTBEAT_MS = 15_000;
  * How long a stream lasts at most, and at least. It carries nothing back, so a peer that has vanished is known by this alone: it does not come back.
  * Not the same for all, so that those who came together do not go on together.
  */
-const MAX_STREAM_MS = 30_000;
-const MIN_STREAM_MS = 25_000;
+const MAX_STREAM_MS = 28_000;
+const MIN_STREAM_MS = 23_000;
 /** Deliveries stop while this much waits for the peer to read it; they stay in the mailbox. */
 const MAX_BUFFERED_BYTES = 1_048_576;
 /** A peer that reads nothing while hints for it go on is let go. */

@@ -2,7 +2,7 @@
 import type { Browser, BrowserContext } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import {
-  blockWebSocket,
+  blockAllButPolling,
   connected,
   type FormValues,
   launchChromium,
@@ -40,7 +40,7 @@ describeWith(both(CHROMIUM, RABBITMQ), "Two tabs on RabbitMQ", () => {
   describe.each([{ transport: "websocket" }, { transport: "poll" }])("over $transport", ({ transport }) => {
     async function twoTabs(): Promise<[Tab, Tab]> {
       contexts = await Promise.all([openContext(browser), openContext(browser)]);
-      if (transport === "poll") await Promise.all(contexts.map(blockWebSocket));
+      if (transport === "poll") await Promise.all(contexts.map(blockAllButPolling));
       const [one, two] = await Promise.all(contexts.map((context, place) => openTab(context, server.url, { user: `user${place + 1}` })));
       if (!one || !two) throw new Error("two tabs were opened");
       return [one, two];

@@ -1,6 +1,7 @@
 import type { Browser, BrowserContext } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import {
+  blockAllButPolling,
   blockWebSocket,
   connected,
   DEADLINE_MS,
@@ -58,12 +59,13 @@ describeWith(CHROMIUM, "Two tabs", () => {
     await server?.remove();
   });
 
-  describe.each([{ transport: "websocket" }, { transport: "poll" }])("over $transport", ({ transport }) => {
+  describe.each([{ transport: "websocket" }, { transport: "sse" }, { transport: "poll" }])("over $transport", ({ transport }) => {
     /** Another person's browser, in which only the tested transport gets through. */
     async function person(): Promise<BrowserContext> {
       const context = await openContext(browser);
       contexts.push(context);
-      if (transport === "poll") await blockWebSocket(context);
+      if (transport === "sse") await blockWebSocket(context);
+      if (transport === "poll") await blockAllButPolling(context);
       return context;
     }
 

@@ -16,22 +16,27 @@ describe("transports", () => {
     expect(new Set(server.hellos.map((hello) => hello.receiver)).size).toBe(2);
   });
 
-  it("[C16] falls back to long polling at once when WebSocket is refused", async () => {
+  it("[C16] falls back to server-sent events when WebSocket is refused, and to long polling when both are", async () => {
     test.server.webSocket = "refuse";
+    const streaming = test.connect({ timing: { openMs: 60_000, probeMs: 60_000 } });
+    await until(() => expect(streaming.status).toEqual({ state: "online", transport: "sse" }));
+    test.statuses.length = 0;
+    test.server.eventStream = "refuse";
     const handover = test.connect({ timing: { openMs: 60_000, probeMs: 60_000 } });
     await until(() => expect(handover.status).toEqual({ state: "online", transport: "poll" }));
     expect(test.statuses.map((status) => status.state)).toEqual(["online"]);
   });
 
-  it("[C16] falls back to long polling when a WebSocket opens and nothing comes through it", async () => {
+  it("[C16] falls back to long polling when a WebSocket and a stream open and nothing comes through them", async () => {
     test.server.webSocket = "mute";
+    test.server.eventStream = "mute";
     const handover = test.connect({ timing: { openMs: 50, probeMs: 60_000 } });
     await until(() => expect(handover.status).toEqual({ state: "online", transport: "poll" }));
   });
 
   it("[C17] comes back to WebSocket when it gets through, without loss or repeats", async () => {
     const { server } = test;
-    server.webSocket = "refuse";
+    server.webSocket = server.eventStream = "refuse";
     const got: unknown[] = [];
     const handover = test.connect({ timing: { probeMs: 50, probeMaxMs: 100 } });
     handover.on("order", (message) => got.push(message.data));
@@ -59,7 +64,7 @@ describe("transports", () => {
 
   it("[C17] keeps polling while a WebSocket that it tries stays mute", async () => {
     const { server } = test;
-    server.webSocket = "refuse";
+    server.webSocket = server.eventStream = "refuse";
     const got: unknown[] = [];
     const handover = test.connect({ timing: { openMs: 300, probeMs: 20, probeMaxMs: 20, pollWaitMs: 60_000 } });
     handover.on("order", (message) => got.push(message.data));
@@ -346,37 +351,41 @@ describe("what the server says", () => {
 });
 
 describe("the end", () => {
-  it.each<Transport>(["websocket", "poll"])("[C25] over %s: close waits for what is under way, and then there is nothing more", async (transport) => {
-    const { server } = test;
-    const work = gate();
-    let calls = 0;
-    const handover = test.connect({ transports: [transport] });
-    handover.on("order", () => {
-      calls++;
-      return work.opened;
-    });
-    handover.on("hung", () => new Promise(() => {}));
-    server.put("order", 1);
-    server.put("hung", 2);
-    await until(() => expect(calls).toBe(1));
-    const sending = handover.send("bob", "echo");
-    work.open();
-    await work.opened;
-    const startedAt = performance.now();
-    await Promise.all([handover.close(), handover.close()]);
-    expect(performance.now() - startedAt).toBeLessThan(4_000);
-    expect(await sending).toMatchObject({ id: "s1" });
-    expect(server.entries.map((entry) => entry.event.type)).toEqual(["hung"]);
-    expect(handover.status).toEqual({ state: "closed" });
-    await until(() => expect(server.openSockets + server.heldPolls).toBe(0));
-    const said = server.hellos.length + server.polls.length;
-    server.put("order", 3);
-    await expect(handover.send("bob", "echo")).rejects.toMatchObject({ code: "closed" });
-    await until(() => expect(server.head).toBe(3));
-    expect(calls).toBe(1);
-    expect(server.hellos.length + server.polls.length).toBe(said);
-    expect(test.statuses.at(-1)).toEqual({ state: "closed" });
-  });
+  it.each<Transport>(["websocket", "sse", "poll"])(
+    "[C25] over %s: close waits for what is under way, and then there is nothing more",
+    async (transport) => {
+      const { server } = test;
+      const work = gate();
+      let calls = 0;
+      const handover = test.connect({ transports: [transport] });
+      handover.on("order", () => {
+        calls++;
+        return work.opened;
+      });
+      handover.on("hung", () => new Promise(() => {}));
+      server.put("order", 1);
+      server.put("hung", 2);
+      await until(() => expect(calls).toBe(1));
+      await until(() => expect(handover.status.state).toBe("online"));
+      const sending = handover.send("bob", "echo");
+      work.open();
+      await work.opened;
+      const startedAt = performance.now();
+      await Promise.all([handover.close(), handover.close()]);
+      expect(performance.now() - startedAt).toBeLessThan(4_000);
+      expect(await sending).toMatchObject({ id: "s1" });
+      expect(server.entries.map((entry) => entry.event.type)).toEqual(["hung"]);
+      expect(handover.status).toEqual({ state: "closed" });
+      await until(() => expect(server.openSockets + server.openStreams + server.heldPolls).toBe(0));
+      const said = server.asked.length;
+      server.put("order", 3);
+      await expect(handover.send("bob", "echo")).rejects.toMatchObject({ code: "closed" });
+      await until(() => expect(server.head).toBe(3));
+      expect(calls).toBe(1);
+      expect(server.asked.length).toBe(said);
+      expect(test.statuses.at(-1)).toEqual({ state: "closed" });
+    },
+  );
 
   it("[C25] close waits for a send, and passes on the acknowledgements that wait for one under way", async () => {
     const { server } = test;

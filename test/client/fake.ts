@@ -17,7 +17,8 @@ export interface Hello extends Json {
   readonly window: number;
 }
 export interface Ack extends Json {
-  readonly via: "websocket" | "poll";
+  /** `http`: beside a stream or a poll. */
+  readonly via: "websocket" | "http";
   readonly epoch: string;
   readonly receiver?: string;
   readonly seqs?: number[];
@@ -25,7 +26,7 @@ export interface Ack extends Json {
   readonly nack?: { seq: number; retryAfter: number }[];
 }
 export interface Sending extends Json {
-  readonly via: "websocket" | "poll";
+  readonly via: "websocket" | "http";
   readonly idempotencyKey: string;
   readonly type: string;
 }
@@ -44,6 +45,17 @@ export interface Problem {
   readonly detail?: string;
 }
 
+/** What a server gives as the reason of a close: the error's code. */
+const NAMES: Readonly<Record<number, string>> = {
+  4400: "bad-request",
+  4401: "token-invalid",
+  4403: "forbidden",
+  4409: "replaced",
+  4410: "session-ended",
+  4413: "too-large",
+  4503: "draining",
+};
+
 const problem = ({ retryAfter: _, ...rest }: Problem) => ({ type: `urn:handover:error:${rest.code}`, title: rest.code, detail: rest.code, ...rest });
 
 export class FakeServer {
@@ -54,6 +66,12 @@ export class FakeServer {
   readonly acks: Ack[] = [];
   readonly sends: Sending[] = [];
   readonly polls: Json[] = [];
+  /** What streams were asked for: the query. */
+  readonly streams: Json[] = [];
+  /** Whoever wanted to receive, by whatever transport, in their order. */
+  readonly asked: Json[] = [];
+  /** Tokens of `auth` frames. */
+  readonly renewals: string[] = [];
   /** Frames with sends, as counted on the wire. */
   sendFrames = 0;
   upgrades = 0;
@@ -63,8 +81,14 @@ export class FakeServer {
   readonly stored = new Map<string, Json>();
   /** `refuse`: 503 to the upgrade; `mute`: opens and never says anything. */
   webSocket: "open" | "refuse" | "mute" = "open";
-  /** Polls are refused by cutting them. */
+  /** `refuse`: 403, as a proxy says it; `mute`: begins and never says anything; `stall`: says `ready`, and then nothing any more. */
+  eventStream: "open" | "refuse" | "mute" | "stall" = "open";
+  /** Polls and streams are refused by cutting them. */
   cutsPolls = false;
+  /** Whether what is stored comes back as mail, from `ann`. */
+  delivers = false;
+  /** Requests with acknowledgements and sends get lost on their way to the server. */
+  swallows = false;
   /** A close code for the next hellos, one each. */
   readonly refusals: number[] = [];
   readonly refusedTokens = new Set<string>();
@@ -79,6 +103,8 @@ export class FakeServer {
   readonly #webSockets = new WebSocketServer({ noServer: true });
   readonly #sockets = new Map<WebSocket, Hello>();
   readonly #held = new Map<ServerResponse, Json>();
+  readonly #open = new Map<ServerResponse, string>();
+  readonly #stalled = new WeakSet<WebSocket>();
   readonly #connections = new Set<Duplex>();
 
   private constructor() {
@@ -117,13 +143,48 @@ export class FakeServer {
     for (const socket of this.#connections) socket.destroy();
     this.#sockets.clear();
     this.#held.clear();
+    this.#open.clear();
     this.heldPolls = 0;
+  }
+
+  get openStreams(): number {
+    return this.#open.size;
+  }
+
+  /** An event to every stream, and its end if asked for. */
+  tell(event: string, data: Json, ends = false): void {
+    for (const response of this.#open.keys()) {
+      response.write(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
+      if (ends) response.end();
+    }
+    if (ends) this.#open.clear();
+  }
+
+  /** Ends every stream without a word. */
+  endStreams(): void {
+    for (const response of this.#open.keys()) response.end();
+    this.#open.clear();
+  }
+
+  /** As it is, to every stream. */
+  write(text: string): void {
+    this.writeBytes(Buffer.from(text));
+  }
+
+  writeBytes(bytes: Buffer): void {
+    for (const response of this.#open.keys()) response.write(bytes);
+  }
+
+  /** From now on nothing passes on the WebSockets that are open, in either direction. */
+  stallSockets(): void {
+    for (const socket of this.#sockets.keys()) this.#stalled.add(socket);
+    this.#sockets.clear();
   }
 
   closeSockets(code: number, frame?: Json): void {
     for (const socket of this.#sockets.keys()) {
       if (frame) socket.send(JSON.stringify(frame));
-      socket.close(code);
+      socket.close(code, NAMES[code]);
     }
     this.#sockets.clear();
   }
@@ -169,12 +230,43 @@ export class FakeServer {
   settle(seq: number): void {
     this.entries = this.entries.filter((entry) => entry.seq !== seq);
     this.say({ op: "settled", seqs: [seq] });
+    this.tell("settled", { seqs: [seq] });
   }
 
   #handOut(seqs: readonly number[]): void {
     const deliveries = this.entries.filter((entry) => seqs.includes(entry.seq));
     if (deliveries.length > 0) this.say({ op: "deliver", deliveries });
+    for (const response of this.#open.keys()) this.#stream(response, deliveries);
     for (const [response, poll] of this.#held) this.#answerPoll(response, poll);
+  }
+
+  #stream(response: ServerResponse, deliveries: readonly Entry[]): void {
+    if (this.eventStream !== "stall")
+      response.write(deliveries.map((delivery) => `id: ${this.epoch}:${delivery.seq}\ndata: ${JSON.stringify(delivery)}\n\n`).join(""));
+  }
+
+  #events(query: URLSearchParams, response: ServerResponse): void {
+    const receiver = query.get("receiver") ?? "";
+    const epoch = query.get("epoch");
+    const asked = { receiver, ...(epoch !== null && { epoch }), cursor: Number(query.get("cursor")), window: Number(query.get("window")) };
+    this.streams.push(asked);
+    this.asked.push(asked);
+    response.writeHead(200, { "content-type": "text/event-stream" });
+    response.flushHeaders();
+    if (this.eventStream === "mute") return;
+    for (const [other, its] of this.#open) {
+      if (its !== receiver) continue;
+      this.#open.delete(other);
+      other.end(`event: problem\ndata: ${JSON.stringify(problem({ status: 409, code: "replaced", retryable: false }))}\n\n`);
+    }
+    this.#open.set(response, receiver);
+    response.on("close", () => this.#open.delete(response));
+    response.write(`event: ready\nretry: 300\ndata: ${JSON.stringify({ receiver, epoch: this.epoch, head: this.head })}\n\n`);
+    const cursor = epoch === this.epoch ? asked.cursor : 0;
+    this.#stream(
+      response,
+      this.entries.filter((entry) => entry.seq > cursor),
+    );
   }
 
   #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
@@ -188,22 +280,27 @@ export class FakeServer {
   }
 
   #frame(socket: WebSocket, frame: Json): void {
+    if (this.#stalled.has(socket)) return;
     if (frame.op === "hello") {
       const hello = frame as Hello;
       this.hellos.push(hello);
+      this.asked.push(hello);
       if (this.webSocket === "mute") return;
       const refusal = this.refusedTokens.has(hello.token) ? 4401 : this.refusals.shift();
       if (refusal) {
-        socket.close(refusal);
+        socket.close(refusal, NAMES[refusal]);
         return;
       }
-      for (const [other, its] of this.#sockets) if (its.receiver === hello.receiver) other.close(4409);
+      for (const [other, its] of this.#sockets) if (its.receiver === hello.receiver) other.close(4409, NAMES[4409]);
       for (const [response, poll] of this.#held) if (poll.receiver === hello.receiver) this.#finishPoll(response, 204);
       this.#sockets.set(socket, hello);
       socket.send(JSON.stringify({ op: "ready", receiver: hello.receiver, epoch: this.epoch, head: this.head }));
       const cursor = hello.epoch === this.epoch ? hello.cursor : 0;
       const deliveries = this.entries.filter((entry) => entry.seq > cursor);
       if (deliveries.length > 0) socket.send(JSON.stringify({ op: "deliver", deliveries }));
+    } else if (frame.op === "auth") {
+      this.renewals.push(frame.token as string);
+      socket.send(JSON.stringify({ op: "ready", epoch: this.epoch, head: this.head }));
     } else if (frame.op === "ack") {
       const { op: _, ref, ...forms } = frame;
       const ack = { via: "websocket", ...forms } as Ack;
@@ -237,6 +334,10 @@ export class FakeServer {
     const fate = this.fateOfSend(sending);
     if (typeof fate === "object") return [fate, { ...problem(fate), ...(fate.retryAfter !== undefined && { retryAfter: fate.retryAfter }) }];
     const { via: _, ...message } = sending;
+    if (this.delivers && !this.stored.has(sending.idempotencyKey)) {
+      const { to: _to, idempotencyKey: _key, type, data, ...event } = message as Json;
+      this.put(type as string, data, event);
+    }
     this.stored.set(sending.idempotencyKey, message);
     const id = `s${[...this.stored.keys()].indexOf(sending.idempotencyKey) + 1}`;
     return [fate, { status: 201, id, time: "2030-01-01T00:00:00Z", ttl: 60, recipients: ["bob"] }];
@@ -265,9 +366,11 @@ export class FakeServer {
     const refuse = (fate: Problem) =>
       answer(fate.status, problem(fate), fate.retryAfter === undefined ? {} : { "retry-after": String(fate.retryAfter) });
     if (this.refusedTokens.has(token)) return refuse({ status: 401, code: "token-invalid", retryable: false });
-    switch (request.url) {
+    const { pathname, searchParams } = new URL(request.url ?? "/", this.url);
+    if (this.swallows && ["/v1/ack", "/v1/messages"].includes(pathname)) return;
+    switch (pathname) {
       case "/v1/messages": {
-        const [fate, result] = this.#store({ via: "poll", ...body } as Sending);
+        const [fate, result] = this.#store({ via: "http", ...body } as Sending);
         if (fate === "lose") return void request.socket.destroy();
         if (fate === "mute") return;
         await this.sendGate;
@@ -275,9 +378,10 @@ export class FakeServer {
         return refuse(fate);
       }
       case "/v1/ack": {
-        const ack = { via: "poll", ...body } as Ack;
-        this.acks.push(ack);
-        const fate = this.fateOfAck(ack);
+        const ack = { via: "http", ...body } as Ack;
+        const isCheck = !("seqs" in body || "hold" in body || "nack" in body);
+        if (!isCheck) this.acks.push(ack);
+        const fate = isCheck ? "answer" : this.fateOfAck(ack);
         if (fate === "mute") return;
         if (typeof fate === "object") return refuse(fate);
         this.#settle(ack);
@@ -285,6 +389,10 @@ export class FakeServer {
         await this.ackGate;
         return answer(200, { acked: 1 });
       }
+      case "/v1/events":
+        if (this.cutsPolls) return void request.socket.destroy();
+        if (this.eventStream === "refuse") return void response.writeHead(403).end("This proxy has its rules.");
+        return this.#events(searchParams, response);
       case "/v1/poll":
         return this.#poll(body, request, response, refuse);
       default:
@@ -295,6 +403,7 @@ export class FakeServer {
 
   #poll(poll: Json, request: IncomingMessage, response: ServerResponse, refuse: (fate: Problem) => void): void {
     this.polls.push(poll);
+    this.asked.push(poll);
     if (this.cutsPolls) return void request.socket.destroy();
     const fate = this.fateOfPoll(poll);
     if (fate === "empty") return void response.writeHead(204).end();
@@ -303,7 +412,7 @@ export class FakeServer {
       return;
     }
     for (const [older, its] of this.#held) if (its.receiver === poll.receiver) this.#finishPoll(older, 204);
-    for (const [socket, its] of this.#sockets) if (its.receiver === poll.receiver) socket.close(4409);
+    for (const [socket, its] of this.#sockets) if (its.receiver === poll.receiver) socket.close(4409, NAMES[4409]);
     if (fate === "lose") return void request.socket.destroy();
     this.#held.set(response, poll);
     this.heldPolls++;

@@ -6,7 +6,7 @@ import { gate, rig, until } from "./rig.ts";
 const test = rig();
 const seqsOf = (acks: readonly Ack[]) => acks.flatMap((ack) => ack.seqs ?? []);
 
-describe.each<Transport>(["websocket", "poll"])("receiving over %s", (transport) => {
+describe.each<Transport>(["websocket", "sse", "poll"])("receiving over %s", (transport) => {
   const transports = [transport];
 
   it("[C1] acknowledges a message when the promises of all its handlers are resolved, and not before", async () => {
@@ -29,7 +29,7 @@ describe.each<Transport>(["websocket", "poll"])("receiving over %s", (transport)
     expect(seqsOf(server.acks)).toEqual([]);
     second.open();
     await until(() => expect(server.entries.map((entry) => entry.seq)).toEqual([2]));
-    expect(server.acks.at(-1)).toMatchObject({ via: transport, epoch: "e1", seqs: [1] });
+    expect(server.acks.at(-1)).toMatchObject({ via: transport === "websocket" ? transport : "http", epoch: "e1", seqs: [1] });
   });
 
   it("[C2] takes a message back to the mailbox when a handler rejects, for twice as long each time, and tells the developer once", async () => {
@@ -162,10 +162,10 @@ describe.each<Transport>(["websocket", "poll"])("receiving over %s", (transport)
     expect(calls).toEqual(["quick", "slow"]);
     await until(() => expect(server.entries.map((entry) => entry.event.id)).toEqual(["old"]));
     // It goes on from the new numbers.
-    const asked = server.hellos.length + server.polls.length;
+    const asked = server.asked.length;
     server.cut();
-    await until(() => expect(server.hellos.length + server.polls.length).toBeGreaterThan(asked));
-    expect((transport === "poll" ? server.polls : server.hellos).at(-1)).toMatchObject({ epoch: "e2", cursor: 3 });
+    await until(() => expect(server.asked.length).toBeGreaterThan(asked));
+    expect(server.asked.at(-1)).toMatchObject({ epoch: "e2", cursor: 3 });
   });
 
   it("[C7] forgets the number of an old epoch: work that ends between two epochs is acknowledged when its repeat comes", async () => {
@@ -184,7 +184,7 @@ describe.each<Transport>(["websocket", "poll"])("receiving over %s", (transport)
     server.entries = [];
     server.cut();
     // Something of the new epoch has come, the message itself not yet.
-    await until(() => expect(server.hellos.length === 2 || server.polls.some((poll) => poll.epoch === "e2")).toBe(true));
+    await until(() => expect(server.asked.length > 1 && (transport !== "poll" || server.polls.some((poll) => poll.epoch === "e2"))).toBe(true));
     server.put("mark", 0);
     await until(() => expect(server.acks.flatMap((ack) => ack.hold ?? [])).toEqual([6]));
     work.open();
@@ -205,12 +205,12 @@ describe.each<Transport>(["websocket", "poll"])("receiving over %s", (transport)
     });
     server.putAll("order", [1, 2, 3]);
     await until(() => expect(calls).toBe(3));
-    await until(() => expect(server.openSockets + server.heldPolls).toBe(1));
-    const before = server.hellos.length + server.polls.length;
+    await until(() => expect(server.openSockets + server.openStreams + server.heldPolls).toBe(1));
+    const before = server.asked.length;
     server.cut();
-    await until(() => expect(server.hellos.length + server.polls.length).toBeGreaterThan(before));
-    const last = transport === "poll" ? server.polls.at(-1) : server.hellos.at(-1);
-    expect(last).toMatchObject({ epoch: "e1", cursor: 3, receiver: (transport === "poll" ? server.polls[0] : server.hellos[0])?.receiver });
+    await until(() => expect(server.asked.length).toBeGreaterThan(before));
+    const [first, last] = [server.asked[0], server.asked.at(-1)];
+    expect(last).toMatchObject({ epoch: "e1", cursor: 3, receiver: first?.receiver });
     server.put("order", 4);
     await until(() => expect(calls).toBe(4));
   });

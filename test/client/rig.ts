@@ -15,6 +15,8 @@ export interface Rig {
   readonly server: FakeServer;
   /** What `onError` was told. */
   readonly errors: unknown[];
+  /** What `onWarning` was told. */
+  readonly warnings: string[];
   readonly statuses: Status[];
   /** Connects to the server of this test, with short times. */
   connect(options?: Partial<ConnectOptions>): Handover;
@@ -26,12 +28,14 @@ export function rig(): Rig {
   const made = {
     server: undefined as unknown as FakeServer,
     errors: [] as unknown[],
+    warnings: [] as string[],
     statuses: [] as Status[],
     connect(options: Partial<ConnectOptions> = {}): Handover {
       const { timing, ...rest } = options;
       const client = connect(made.server.url, {
         token: () => "token-1",
         onError: (error) => made.errors.push(error),
+        onWarning: (text) => made.warnings.push(text),
         timing: { pollWaitMs: 2_000, answerMs: 2_000, probeMs: 100, probeMaxMs: 200, ...timing },
         ...rest,
       });
@@ -43,6 +47,7 @@ export function rig(): Rig {
   beforeEach(async () => {
     made.server = await FakeServer.start();
     made.errors.length = 0;
+    made.warnings.length = 0;
     made.statuses.length = 0;
   });
   afterEach(async () => {

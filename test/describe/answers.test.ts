@@ -274,10 +274,12 @@ describe("answers over HTTP", () => {
       await backup({});
     }
     await get("sdk", "/handover.js");
+    await get("sdkPage", "/handover-page.js");
     for (const [id, path] of [
       ["openapi", "/openapi.json"],
       ["asyncapi", "/asyncapi.json"],
       ["sdk", "/handover.js"],
+      ["sdkPage", "/handover-page.js"],
     ] as const) {
       const { headers } = await ask("GET", path);
       await get(id, path);

@@ -3,7 +3,7 @@
  * @module
  */
 import { once } from "node:events";
-import { Agent, createServer, type IncomingHttpHeaders, request } from "node:http";
+import { Agent, createServer, type IncomingHttpHeaders, type IncomingMessage, request, type ServerResponse } from "node:http";
 import { type AddressInfo, connect } from "node:net";
 
 export interface LossyProxy {
@@ -23,9 +23,13 @@ export async function openLossyProxy(target: string, random: () => number): Prom
   const counts = { lost: 0, cut: 0, repeated: 0 };
   const sends: string[] = [];
   const ask = (method: string, path: string, headers: IncomingHttpHeaders, body: Buffer) =>
-    new Promise<{ status: number; headers: IncomingHttpHeaders; body: Buffer }>((resolve, reject) => {
+    new Promise<{ status: number; headers: IncomingHttpHeaders; body: Buffer; stream?: IncomingMessage }>((resolve, reject) => {
       const asking = request({ hostname, port, method, path, headers, agent }, async (answer) => {
         const parts: Buffer[] = [];
+        if (answer.headers["content-type"]?.startsWith("text/event-stream")) {
+          resolve({ status: 200, headers: answer.headers, body: Buffer.of(), stream: answer });
+          return;
+        }
         try {
           for await (const part of answer) parts.push(part as Buffer);
           resolve({ status: answer.statusCode ?? 0, headers: answer.headers, body: Buffer.concat(parts) });
@@ -45,11 +49,12 @@ export async function openLossyProxy(target: string, random: () => number): Prom
       if (url === "/v1/messages") sends.push(body.toString());
       const isTwice = random() < 0.1;
       if (isTwice) counts.repeated += 1;
-      const again = isTwice ? ask(method, url, headers, body).catch(() => {}) : undefined;
+      const again = isTwice ? ask(method, url, headers, body).catch(() => undefined) : undefined;
       const got = await ask(method, url, headers, body);
-      await again;
+      (await again)?.stream?.destroy();
       const fate = random();
-      if (fate < 0.2) {
+      if (got.stream) passStream(got.stream, got.headers, answer);
+      else if (fate < 0.2) {
         counts.lost += 1;
         asked.socket.destroy();
       } else if (fate < 0.25 && got.body.length > 1) {
@@ -61,6 +66,23 @@ export async function openLossyProxy(target: string, random: () => number): Prom
       asked.socket.destroy();
     }
   });
+  /** A stream breaks after some of it, in the middle of an event. */
+  const passStream = (stream: IncomingMessage, headers: IncomingHttpHeaders, answer: ServerResponse) => {
+    let left = 8_000 + random() * 40_000;
+    answer.writeHead(200, headers);
+    stream.on("data", (part: Buffer) => {
+      if (left <= 0) return;
+      answer.write(part.subarray(0, left));
+      left -= part.length;
+      if (left > 0) return;
+      counts.cut += 1;
+      stream.destroy();
+      answer.destroy();
+    });
+    stream.on("error", () => answer.destroy());
+    stream.on("end", () => answer.end());
+    answer.on("close", () => stream.destroy());
+  };
   // A WebSocket breaks after some of what the server said: what was asked before is done, and its answer is lost.
   proxy.on("upgrade", (asked, near, head) => {
     const far = connect(Number(port), hostname);

@@ -2,9 +2,13 @@
  * Real tabs for tests: Chromium through playwright-core, and the page of Example 10 as a person uses it.
  * @module
  */
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
 import { WebSocketServer } from "ws";
@@ -33,6 +37,47 @@ export async function launchChromium(...more: readonly string[]): Promise<Browse
   });
 }
 
+/** A browser as a person has it: tabs can be hidden and frozen, and pages come back from the back/forward cache. */
+export interface PlainBrowser {
+  /** Its one context. */
+  readonly context: BrowserContext;
+  close(): Promise<void>;
+}
+
+/** Starts a browser without what playwright does to one, such as the emulation of focus, by which no tab is ever hidden. */
+export async function launchPlainChromium(): Promise<PlainBrowser> {
+  const profile = await mkdtemp(join(tmpdir(), "handover-chromium-"));
+  const args = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];
+  const child = spawn(CHROMIUM_PATH, [...args, "--remote-debugging-port=0", `--user-data-dir=${profile}`, "about:blank"], {
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  const end = () => child.kill("SIGKILL");
+  process.once("exit", end);
+  const gone = once(child, "exit");
+  let output = "";
+  const address = await new Promise<string>((resolve, reject) => {
+    child.stderr.on("data", (chunk: Buffer) => {
+      output += chunk.toString();
+      const found = /ws:\/\/127\.0\.0\.1:\S+/.exec(output);
+      if (found) resolve(found[0]);
+    });
+    child.once("exit", (code) => reject(new Error(`Chromium ended with ${code}: ${output}`)));
+  });
+  const browser = await chromium.connectOverCDP(address, { noDefaults: true });
+  const context = browser.contexts()[0] as BrowserContext;
+  context.setDefaultTimeout(DEADLINE_MS);
+  return {
+    context,
+    async close() {
+      await browser.close();
+      child.kill("SIGKILL");
+      await gone;
+      process.off("exit", end);
+      await rm(profile, { recursive: true, force: true, maxRetries: 5 });
+    },
+  };
+}
+
 /** A browser of its own, as of another person: nothing is shared with other contexts. */
 export async function openContext(browser: Browser, options: BrowserContextOptions = {}): Promise<BrowserContext> {
   const context = await browser.newContext({
@@ -45,6 +90,12 @@ export async function openContext(browser: Browser, options: BrowserContextOptio
   });
   context.setDefaultTimeout(DEADLINE_MS);
   return context;
+}
+
+/** Only long polling gets through. */
+export async function blockAllButPolling(context: BrowserContext): Promise<void> {
+  await blockWebSocket(context);
+  await context.route("**/v1/events?*", (route) => route.abort());
 }
 
 /** Makes every WebSocket of this browser fail before it opens, as behind a proxy that refuses the upgrade. */

@@ -6,9 +6,9 @@ import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
-/** Mounts a disk of 8 MiB there; needs MOUNT. @returns what unmounts it */
-export function mountSmallDisk(dir: string): () => void {
-  execFileSync("mount", ["-t", "tmpfs", "-o", "size=8m", "tmpfs", dir], { stdio: "pipe" });
+/** Mounts a small disk there, with room for a store's reserve and little mail; needs MOUNT. @returns what unmounts it */
+export function mountSmallDisk(dir: string, mebibytes = 12): () => void {
+  execFileSync("mount", ["-t", "tmpfs", "-o", `size=${mebibytes}m`, "tmpfs", dir], { stdio: "pipe" });
   return () => execFileSync("umount", ["-l", dir]);
 }
 

@@ -6,7 +6,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { call, field } from "../../src/testing/wire.ts";
-import { blockWebSocket } from "../support/browser.ts";
+import { blockAllButPolling } from "../support/browser.ts";
 import { CHROMIUM, describeWith } from "../support/needs.ts";
 import { launchBrowser } from "./app.ts";
 import { FIXED, PER_LOAD } from "./mode.ts";
@@ -64,7 +64,7 @@ describe.each([
 
     it("[X64] where WebSocket is blocked it polls, with the same promise", { timeout: 60_000 }, async () => {
       const person = await scene.app.person();
-      await blockWebSocket(person);
+      await blockAllButPolling(person);
       const [one, other] = [await open("b1"), await scene.app.open(person, "b2")];
       for (const text of texts(3, "polled")) expect(await one.send(to("b2"), text)).toBe("successful");
       await expectShown(() => scene.shownTo("b2"), texts(3, "polled"));

@@ -3,34 +3,25 @@
  * @module
  */
 import type { AckForms } from "../../protocol.ts";
+import { alarm } from "../backoff.ts";
 import { type Deferred, defer } from "../deferred.ts";
-import { asHandoverError, HandoverError, lost, readClose, readProblem } from "../error.ts";
-import { isRecord, isSeq, listOf, parseText } from "../json.ts";
+import { asHandoverError, ENDED, garbled, HandoverError, lost, readClose, readProblem, SILENCE } from "../error.ts";
+import { isTokenRefused } from "../http.ts";
+import { isRecord, listOf, parseText } from "../json.ts";
 import { readSent, type Sent } from "../message.ts";
-import type { Opening, Wire } from "../wire.ts";
+import { isSameSession } from "../token.ts";
+import { afterDrain, type Opening, opened, take, type Wire } from "../wire.ts";
 
 const SUBPROTOCOL = "handover.v1.json";
-const MAX_FRAME_BYTES = 1_048_576;
 const MAX_MESSAGES = 100;
-/** Room for the frame around the messages, and for a ref and a comma each. */
-const FRAME_SPARE_BYTES = 64;
-const MESSAGE_SPARE_BYTES = 32;
+/** A character is at most 3 bytes: so a frame is below 1 MiB, and a message that does not fit is one that no server takes, above 256 KiB. */
+const MAX_CHARACTERS = 349_000;
 
 /** Opens a WebSocket and says hello; resolves at `ready`. @see {@link Open} for errors */
 export async function openWebSocket(opening: Opening): Promise<Wire> {
   const token = await opening.token.get();
-  const ready = defer<Wire>();
-  const wire = new WebSocketWire(opening, token, ready);
-  const giveUp = () => wire.close();
-  const timer = setTimeout(giveUp, opening.timing.openMs);
-  opening.signal.addEventListener("abort", giveUp);
-  if (opening.signal.aborted) giveUp();
-  try {
-    return await ready.promise;
-  } finally {
-    clearTimeout(timer);
-    opening.signal.removeEventListener("abort", giveUp);
-  }
+  const ready = defer<void>();
+  return opened(new WebSocketWire(opening, token, ready), ready.promise, opening);
 }
 
 class WebSocketWire implements Wire {
@@ -39,21 +30,23 @@ class WebSocketWire implements Wire {
   readonly ended: Promise<HandoverError>;
   readonly #opening: Opening;
   readonly #socket: WebSocket;
-  readonly #ready: Deferred<Wire>;
+  readonly #ready: Deferred<void>;
   readonly #end = defer<HandoverError>();
   /** Who waits for the answer to which ref. */
   readonly #answers = new Map<number, Deferred<unknown>>();
   /** Messages of this turn, to share a frame. */
-  #outgoing: { readonly text: string; readonly bytes: number }[] = [];
+  #outgoing: string[] = [];
+  #outgoingLength = 0;
   #lastRef = 0;
-  #epoch: string | undefined;
+  #token: string;
   #problem: HandoverError | undefined;
   #drainMs: number | undefined;
-  #watch: ReturnType<typeof setTimeout> | undefined;
+  #unwatch: () => void = () => {};
   #isOver = false;
 
-  constructor(opening: Opening, token: string, ready: Deferred<Wire>) {
+  constructor(opening: Opening, token: string, ready: Deferred<void>) {
     this.#opening = opening;
+    this.#token = token;
     this.#ready = ready;
     this.ended = this.#end.promise;
     this.#socket = new WebSocket(`${opening.base.replace(/^http/, "ws")}/v1/ws`, SUBPROTOCOL);
@@ -64,61 +57,51 @@ class WebSocketWire implements Wire {
     this.#socket.onmessage = (event) => this.#receive(event.data);
     this.#socket.onclose = (event) => {
       const why = readClose(event.code, event.reason, this.#problem);
-      // Told to leave: everybody was, so come back spread over the time that the server named.
-      if (this.#drainMs === undefined || !why.retryable) this.#over(why);
-      else this.#over(new HandoverError(why.code, why.detail, { status: 503, retryable: true, retryAfterMs: Math.random() * this.#drainMs }));
+      if (isTokenRefused(why)) opening.token.forget(this.#token);
+      this.#over(afterDrain(why, this.#drainMs));
     };
     // Browsers tell nothing here; `close` follows.
     this.#socket.onerror = () => {};
   }
 
-  async ack(epoch: string | null, forms: AckForms): Promise<void> {
+  async ack(epoch: string | undefined, forms: AckForms): Promise<void> {
     const ref = ++this.#lastRef;
     const answer = this.#expect(ref);
-    this.#write({ op: "ack", ref, epoch, ...forms });
+    this.#write({ op: "ack", ref, epoch: epoch ?? null, ...forms });
     await answer;
   }
 
   async send(text: string): Promise<Sent> {
-    const bytes = new TextEncoder().encode(text).length + MESSAGE_SPARE_BYTES;
-    if (bytes + FRAME_SPARE_BYTES > MAX_FRAME_BYTES)
-      throw new HandoverError("too-large", "A message of more than 1 MiB cannot be sent.", { status: 413 });
     const ref = ++this.#lastRef;
+    const message = `{"ref":${ref},${text.slice(1)}`;
+    if (message.length > MAX_CHARACTERS) throw new HandoverError("too-large", "A message has at most 256 KiB.", { status: 413 });
     const answer = this.#expect(ref);
-    if (this.#outgoing.push({ text: `{"ref":${ref},${text.slice(1)}`, bytes }) === 1) queueMicrotask(() => this.#flush());
-    const sent = readSent(await answer);
-    if (!sent) throw lost("The answer to a send could not be understood.");
-    return sent;
+    if (this.#outgoing.length === MAX_MESSAGES || this.#outgoingLength + message.length > MAX_CHARACTERS) this.#flush();
+    if (this.#outgoing.push(message) === 1) queueMicrotask(() => this.#flush());
+    this.#outgoingLength += message.length + 1;
+    return readSent(await answer);
   }
 
   /** An acknowledgement of nothing is the one question that every server answers: a page cannot see pings. */
   check(): void {
-    if (!this.#isOver && this.#answers.size === 0) this.ack(this.#epoch ?? null, {}).catch(() => {});
+    if (!this.#isOver && this.#answers.size === 0) this.ack(this.#opening.mail.position().epoch, {}).catch(() => {});
+  }
+
+  renew(token: string): boolean {
+    const isSame = isSameSession(token, this.#token);
+    if (isSame && token !== this.#token) this.#write({ op: "auth", token });
+    if (isSame) this.#token = token;
+    return isSame;
   }
 
   close(): void {
-    this.#over(lost("The WebSocket was not ready in time, or was closed by this side."));
+    this.#over(lost(ENDED));
   }
 
   #flush(): void {
-    const messages = this.#outgoing;
+    if (this.#outgoing[0]) this.#writeText(`{"op":"send","messages":[${this.#outgoing}]}`);
     this.#outgoing = [];
-    let frame: string[] = [];
-    let frameBytes = FRAME_SPARE_BYTES;
-    for (const { text, bytes } of messages) {
-      if (frame.length === MAX_MESSAGES || frameBytes + bytes > MAX_FRAME_BYTES) {
-        this.#writeMessages(frame);
-        frame = [];
-        frameBytes = FRAME_SPARE_BYTES;
-      }
-      frame.push(text);
-      frameBytes += bytes;
-    }
-    this.#writeMessages(frame);
-  }
-
-  #writeMessages(messages: readonly string[]): void {
-    this.#writeText(`{"op":"send","messages":[${messages.join(",")}]}`);
+    this.#outgoingLength = 0;
   }
 
   #write(frame: object): void {
@@ -135,7 +118,7 @@ class WebSocketWire implements Wire {
   }
 
   #expect(ref: number): Promise<unknown> {
-    if (this.#isOver) return Promise.reject(lost("The WebSocket is closed."));
+    if (this.#isOver) return Promise.reject(lost(ENDED));
     const answer = defer<unknown>();
     // The first question starts the watch; what comes in winds it again.
     if (this.#answers.size === 0) this.#watchFor(this.#opening.timing.answerMs, this.#noAnswer);
@@ -147,27 +130,14 @@ class WebSocketWire implements Wire {
     if (this.#isOver) return;
     const frame = parseText(data);
     if (!isRecord(frame)) {
-      this.#over(lost("The server sent something that is not a frame of this protocol."));
+      this.#over(garbled("frame"));
       return;
     }
     const { mail } = this.#opening;
+    take(mail, frame.op, frame);
     switch (frame.op) {
       case "ready":
-        // Without an epoch the token may only send: there is no mailbox.
-        if (typeof frame.epoch === "string" && isSeq(frame.head)) {
-          this.#epoch = frame.epoch;
-          mail.begin(frame.epoch, frame.head);
-        }
-        this.#ready.resolve(this);
-        break;
-      case "deliver":
-        mail.deliver(frame.deliveries);
-        break;
-      case "settled":
-        mail.settled(frame.seqs);
-        break;
-      case "gap":
-        mail.advance(frame.to);
+        this.#ready.resolve();
         break;
       case "acked":
         this.#answer(frame.ref)?.resolve(undefined);
@@ -197,7 +167,7 @@ class WebSocketWire implements Wire {
 
   #readProblem(value: Record<string, unknown>): HandoverError {
     const retryAfterMs = typeof value.retryAfter === "number" ? value.retryAfter * 1000 : undefined;
-    return readProblem(value, retryAfterMs) ?? lost("The server refused something with an answer that could not be understood.");
+    return readProblem(value, retryAfterMs) ?? garbled("problem");
   }
 
   /** The one who waits for this ref, who then waits no longer. */
@@ -208,22 +178,21 @@ class WebSocketWire implements Wire {
     return answer;
   }
 
-  readonly #noAnswer = (): void => this.#over(lost("The server does not answer on the WebSocket."));
+  readonly #noAnswer = (): void => this.#over(lost(SILENCE, { cause: SILENCE }));
 
   #watchFor(waitMs: number, then: () => void): void {
-    clearTimeout(this.#watch);
-    if (!this.#isOver) this.#watch = setTimeout(then, waitMs);
+    this.#unwatch();
+    if (!this.#isOver) this.#unwatch = alarm(waitMs, then);
   }
 
   #over(why: HandoverError): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    clearTimeout(this.#watch);
+    this.#unwatch();
     // Whatever ended the connection, it says nothing about what was asked on it: that is for the next one.
     const unanswered = lost(why.detail);
     for (const answer of this.#answers.values()) answer.reject(unanswered);
     this.#answers.clear();
-    this.#ready.reject(why);
     this.#end.resolve(why);
     this.#socket.close();
   }

@@ -125,9 +125,17 @@ export type Happening =
   | readonly [op: number, kind: "ended", user: string, row: EndedRow]
   | readonly [op: number, kind: "again", user: string, entry: EntryRow];
 
+/**
+ * Most that one batch adds to the file, except when it is one call that is larger: its commit stays far below the commit's timeout, and far below
+ * the room that is kept for a full disk.
+ */
+export const MAX_BATCH_BYTES = 3_000_000;
+
 export interface Batch {
   readonly nowMs: number;
   readonly ops: readonly Op[];
+  /** About what it adds to the file, or as much work as adding that. */
+  readonly bytes: number;
 }
 
 export type ToWorker =

@@ -3,9 +3,21 @@
  * between batches it keeps the file in order.
  * @module
  */
+import { statfsSync } from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
-import type { AppendItem, AppendResult, Batch, FromWorker, Op, Refusal, Result, ToWorker, WorkerOptions } from "./call.ts";
-import { NOT_STORED } from "./call.ts";
+import {
+  type AppendItem,
+  type AppendResult,
+  type Batch,
+  type FromWorker,
+  MAX_BATCH_BYTES,
+  NOT_STORED,
+  type Op,
+  type Refusal,
+  type Result,
+  type ToWorker,
+  type WorkerOptions,
+} from "./call.ts";
 import { copyStore, removeCopy } from "./copy.ts";
 import { Mark } from "./mark.ts";
 import { damaged, openDatabase } from "./open.ts";
@@ -13,11 +25,12 @@ import { Reserve } from "./reserve.ts";
 import { CannotOpen, Damaged, type Db, isDamage, sqliteCode, text } from "./schema.ts";
 import { Store } from "./store.ts";
 
-/** Pages in the write-ahead log from which on they are written back into the database file. */
+/**
+ * Pages in the write-ahead log from which on they are written back into the database file. On a full disk that needs room too, and without it
+ * the log could only grow, by every acknowledgement: so these pages, and those of one batch, are fewer than the reserve has.
+ */
 const CHECKPOINT_PAGES = 1_000;
 const QUIET_CHECKPOINT_PAGES = 100;
-/** Batches between two looks at the log's length. */
-const LOOK_EVERY = 16;
 /** Free pages, at least this many and a quarter of the file, from which on the file is made smaller, so many at a step. */
 const FREE_PAGES = 1_024;
 const VACUUM_PAGES = 256;
@@ -41,7 +54,6 @@ class Desk {
   readonly #log: string[] = [];
   readonly #mark: Mark;
   readonly #look: { all(): unknown[] };
-  #batches = 0;
   #hasShrunk = false;
 
   constructor(db: Db, options: WorkerOptions) {
@@ -65,9 +77,9 @@ class Desk {
 
   /** Carries out a batch. Throws only what must stop the process. */
   carryOut(batch: Batch): FromWorker {
-    const hasNewMail = batch.ops.some(isAppend);
-    let level: Level = hasNewMail && !this.#reserve.restore() && !this.#hasRoomInside() ? 1 : 0;
+    let level: Level = batch.ops.some(isAppend) && !this.#hasRoomFor(batch) ? 1 : 0;
     let apart = false;
+    let wasFull = false;
     const startedAtMs = performance.now();
     for (;;) {
       try {
@@ -92,13 +104,35 @@ class Desk {
               damages: this.#store.damages,
               log: this.takeLog(),
             };
-          if (level === 0) this.#log.push("The disk is full: new messages are refused until there is room again. Acknowledgements go on.");
-          this.#reserve.release();
-          level = level === 0 ? 1 : 2;
+          this.#makeRoom();
+          level = wasFull ? 2 : 1;
+          wasFull = true;
         } else if (isOfTheOp(thrown) && !apart) apart = true;
         else throw thrown;
       }
     }
+  }
+
+  /**
+   * Gives the reserve up, and uses its room at once, before others do: what the log holds goes into the file, and the log is room again for
+   * acknowledgements, however often. That needs room on the disk for new pages only, of which there are none from then on.
+   */
+  #makeRoom(): void {
+    if (this.#reserve.isThere) this.#log.push("The disk is full: new messages are refused until there is room again. Acknowledgements go on.");
+    this.#reserve.release();
+    try {
+      this.#db.pragma("wal_checkpoint(PASSIVE)");
+    } catch (thrown) {
+      if (!isFull(thrown)) throw thrown;
+    }
+  }
+
+  #hasRoomFor({ bytes }: Batch): boolean {
+    if (!this.#reserve.restore() && !this.#hasRoomInside()) return false;
+    if (bytes <= MAX_BATCH_BYTES) return true;
+    // One call of that size: in the log and in the file.
+    const { bavail, bsize } = statfsSync(this.#dir);
+    return bavail * bsize > 2 * bytes;
   }
 
   /** Whether the file itself has as many free pages as the reserve would keep: room made by acknowledgements counts like room on the disk. */
@@ -133,10 +167,8 @@ class Desk {
 
   /** Upkeep after an answer has gone out. @returns whether there is more to do at the next quiet moment */
   rest(isQuiet: boolean): boolean {
-    this.#batches += 1;
     while (this.#store.isToFold(false) && this.#fold()) {}
     if (isQuiet && this.#store.isToFold(true) && this.#fold() && this.#store.isToFold(true)) return true;
-    if (!isQuiet && this.#batches % LOOK_EVERY !== 0) return false;
     try {
       const [look] = this.#look.all() as { log: number; checkpointed: number }[];
       const pages = look ? look.log - look.checkpointed : 0;
@@ -156,7 +188,7 @@ class Desk {
     } catch (thrown) {
       if (!isFull(thrown)) throw thrown;
       if (this.#db.inTransaction) this.#db.exec("ROLLBACK");
-      this.#reserve.release();
+      this.#makeRoom();
       return false;
     }
   }
@@ -177,7 +209,7 @@ class Desk {
     } catch (thrown) {
       this.#store.rollback();
       if (!isFull(thrown)) throw thrown;
-      this.#reserve.release();
+      this.#makeRoom();
       return false;
     }
   }

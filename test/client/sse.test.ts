@@ -1,0 +1,249 @@
+/**
+ * Server-sent events in the SDK, and what gets lost between a page and its server in one direction only.
+ * @module
+ */
+import { describe, expect, it, vi } from "vitest";
+import type { Transport } from "../../src/client/index.ts";
+import { rig, until } from "./rig.ts";
+
+const test = rig();
+const numbers = (count: number) => Array.from({ length: count }, (_, index) => index);
+
+describe("a stream", () => {
+  const transports: readonly Transport[] = ["sse"];
+
+  it("[C51] is ready when mail comes down and what goes up is answered; until then the next transport is tried", async () => {
+    const { server } = test;
+    server.swallows = true;
+    const handover = test.connect({ transports: ["sse", "poll"], timing: { openMs: 100, answerMs: 60_000, probeMs: 60_000 } });
+    await until(() => expect(handover.status).toEqual({ state: "online", transport: "poll" }));
+    expect(server.streams).toHaveLength(1);
+  });
+
+  it("[C51] its events are understood however they are cut, and one that was cut short comes again", async () => {
+    const { server } = test;
+    const got: unknown[] = [];
+    const handover = test.connect({ transports });
+    handover.on("order", (message) => got.push(message.data));
+    await until(() => expect(handover.status.state).toBe("online"));
+    const event = { id: "cut", source: "/users/ann", type: "order", data: "ä🍕" };
+    server.entries.push({ seq: ++server.head, deliveryCount: 1, event });
+    const text = Buffer.from(`: a comment\n\nevent: later\ndata: {"than":"this"}\n\nid: e1:1\ndata: ${JSON.stringify(server.entries[0])}\n\nda`);
+    for (const byte of text) server.writeBytes(Buffer.from([byte]));
+    await until(() => expect(got).toEqual(["ä🍕"]));
+    server.cut();
+    server.put("order", 2);
+    await until(() => expect(server.entries).toEqual([]));
+    expect(got).toEqual(["ä🍕", 2]);
+    expect(server.streams.at(-1)).toMatchObject({ epoch: "e1", cursor: 1 });
+  });
+
+  it("[C51] that the server ends only to see who comes back goes on under the same name, and nobody is told", async () => {
+    const { server } = test;
+    const got: unknown[] = [];
+    const handover = test.connect({ transports });
+    handover.on("order", (message) => got.push(message.data));
+    server.put("order", 0);
+    await until(() => expect(got).toEqual([0]));
+    await until(() => expect(handover.status.state).toBe("online"));
+    for (const index of [1, 2]) {
+      // One that ends sooner is a proxy's doing, and is waited for.
+      await new Promise((resolve) => setTimeout(resolve, 1_050));
+      server.endStreams();
+      server.put("order", index);
+      await until(() => expect(got).toHaveLength(index + 1));
+    }
+    await until(() => expect(server.entries).toEqual([]));
+    expect(server.streams).toHaveLength(3);
+    expect(server.streams[2]).toMatchObject({ receiver: server.streams[0]?.receiver, epoch: "e1", cursor: 2 });
+    expect(test.statuses.map(({ state }) => state)).toEqual(["online"]);
+    server.endStreams();
+    await until(() => expect(server.streams).toHaveLength(4));
+    expect(test.statuses.map(({ state }) => state)).toContain("offline");
+  });
+
+  it("[C21] after a drain it comes back spread over the time that the server named", async () => {
+    const { server } = test;
+    const random = vi.spyOn(Math, "random").mockReturnValue(0.9);
+    const handover = test.connect({ transports });
+    await until(() => expect(handover.status.state).toBe("online"));
+    const leftAt = performance.now();
+    server.tell("drain", { delay: 1 }, true);
+    await until(() => expect(server.streams).toHaveLength(2));
+    random.mockRestore();
+    expect(performance.now() - leftAt).toBeGreaterThan(890);
+  });
+
+  it("[C20] a problem that cannot be mended ends it, with the server's words", async () => {
+    const { server } = test;
+    const handover = test.connect({ transports });
+    await until(() => expect(handover.status.state).toBe("online"));
+    server.tell("problem", { code: "session-ended", status: 401, detail: "Gone.", retryable: false }, true);
+    await until(() => expect(handover.status).toMatchObject({ state: "closed", error: { code: "session-ended", detail: "Gone." } }));
+    expect(server.streams).toHaveLength(1);
+  });
+
+  it("[C23] nothing that a stream says raises an exception", async () => {
+    const { server } = test;
+    const got: unknown[] = [];
+    const handover = test.connect({ transports });
+    handover.on("order", (message) => got.push(message.data));
+    await until(() => expect(handover.status.state).toBe("online"));
+    server.write('\n\n:\n\nevent\n\nevent: ready\n\ndata\n\ndata: {\n\ndata: null\n\ndata: {"seq":"x"}\n\nevent: gap\ndata: {"to":"far"}\n\n');
+    server.write('event: settled\ndata: {"seqs":5}\n\nevent: drain\ndata: {}\n\nevent: problem\ndata: {}\n\n');
+    server.put("order", 1);
+    await until(() => expect(got).toEqual([1]));
+    expect(test.errors).toEqual([]);
+    expect(handover.status.state).toBe("online");
+  });
+});
+
+describe("what is swallowed", () => {
+  it("[C52] a stream that falls silent is given up, and its mail comes over another, once", async () => {
+    const { server } = test;
+    const got: unknown[] = [];
+    server.webSocket = "refuse";
+    const timing = { quietMs: 200, answerMs: 100, openMs: 300, probeMs: 60_000 };
+    const handover = test.connect({ timing });
+    handover.on("order", (message) => got.push(message.data));
+    await until(() => expect(handover.status.transport).toBe("sse"));
+    server.put("order", 0);
+    await until(() => expect(got).toEqual([0]));
+    server.eventStream = "stall";
+    server.put("order", 1);
+    await until(() => expect(handover.status.transport).toBe("poll"), 10_000);
+    await until(() => expect(server.entries).toEqual([]));
+    expect(got).toEqual([0, 1]);
+  });
+
+  it.each<Transport>(["sse", "poll"])(
+    "[C52] over %s: sends that nothing answers end the connection, and go over another, once",
+    async (transport) => {
+      const { server } = test;
+      server.webSocket = "refuse";
+      const handover = test.connect({ transports: ["websocket", transport], timing: { answerMs: 100, pollWaitMs: 200, probeMs: 60_000 } });
+      await until(() => expect(handover.status.transport).toBe(transport));
+      server.swallows = true;
+      const sends = numbers(20).map((index) => handover.send("bob", "order", index));
+      await until(() => expect(handover.status.state).not.toBe("online"));
+      server.webSocket = "open";
+      await Promise.all(sends);
+      expect(handover.status.transport).toBe("websocket");
+      expect([...server.stored.values()].map(({ data }) => data)).toEqual(numbers(20));
+    },
+  );
+
+  it("[C53] a transport that is swallowed is tried last from then on, by the tab's next page too, until it gets through or the network changes", async () => {
+    const { server } = test;
+    const kept = new Map<string, string>();
+    vi.stubGlobal("sessionStorage", {
+      getItem: (key: string) => kept.get(key) ?? null,
+      setItem: (key: string, value: string) => void kept.set(key, value),
+    });
+    try {
+      server.webSocket = "mute";
+      const first = test.connect({ timing: { openMs: 100, probeMs: 60_000 } });
+      await until(() => expect(first.status.transport).toBe("sse"));
+      const upgrades = server.upgrades;
+      const second = test.connect({ timing: { openMs: 100, probeMs: 60_000 } });
+      await until(() => expect(second.status.transport).toBe("sse"));
+      server.cut();
+      await until(() => expect(server.streams).toHaveLength(4));
+      expect(server.upgrades).toBe(upgrades);
+      server.webSocket = "open";
+      const third = test.connect({ timing: { probeMs: 50 } });
+      await until(() => expect(third.status.transport).toBe("websocket"));
+      const fourth = test.connect();
+      await until(() => expect(fourth.status.transport).toBe("websocket"));
+      expect(server.streams).toHaveLength(5);
+    } finally {
+      vi.unstubAllGlobals();
+    }
+  });
+
+  it("[C53] a network that was away is no transport that is swallowed: the WebSocket stays the first", async () => {
+    const { server } = test;
+    const handover = test.connect({ timing: { quietMs: 50, answerMs: 100, openMs: 200 } });
+    await until(() => expect(handover.status.transport).toBe("websocket"));
+    server.fateOfAck = () => "mute";
+    await until(() => expect(server.hellos).toHaveLength(2));
+    server.fateOfAck = () => "answer";
+    await until(() => expect(handover.status).toEqual({ state: "online", transport: "websocket" }));
+    expect(server.streams).toEqual([]);
+  });
+
+  it("[C54] a WebSocket is blocked in mid-stream, then the stream: every message is handled once, in order, and every send stored once", async () => {
+    const { server } = test;
+    const got: unknown[] = [];
+    const timing = { quietMs: 150, answerMs: 100, openMs: 300, probeMs: 60_000, pollWaitMs: 300 };
+    const handover = test.connect({ timing });
+    handover.on("order", (message) => got.push(message.data));
+    let count = 0;
+    const sends: Promise<unknown>[] = [];
+    const traffic = setInterval(() => {
+      server.put("order", count);
+      sends.push(handover.send("bob", "order", count++));
+    }, 5);
+    await until(() => expect(got.length).toBeGreaterThan(20));
+    server.webSocket = "refuse";
+    server.stallSockets();
+    await until(() => expect(handover.status.transport).toBe("sse"), 10_000);
+    const atStream = got.length;
+    await until(() => expect(got.length).toBeGreaterThan(atStream + 20));
+    server.eventStream = "stall";
+    await until(() => expect(handover.status.transport).toBe("poll"), 10_000);
+    const atPoll = got.length;
+    await until(() => expect(got.length).toBeGreaterThan(atPoll + 20));
+    clearInterval(traffic);
+    await Promise.all(sends);
+    await until(() => expect(server.entries).toEqual([]));
+    expect(got).toEqual(numbers(count));
+    expect([...server.stored.values()].map(({ data }) => data).sort((one, other) => Number(one) - Number(other))).toEqual(numbers(count));
+  });
+});
+
+describe.each<Transport>(["websocket", "sse", "poll"])("a hidden tab over %s", (transport) => {
+  it("[C55] whose timers stand still receives, acknowledges and sends", async () => {
+    const { server } = test;
+    const got: unknown[] = [];
+    const handover = test.connect({ transports: [transport] });
+    handover.on("order", (message) => got.push(message.data));
+    await until(() => expect(handover.status.state).toBe("online"));
+    const real = globalThis.setTimeout;
+    vi.stubGlobal("setTimeout", (then: () => void, waitMs: number) => (waitMs >= 50 ? real(() => {}, 0) : real(then, waitMs)));
+    try {
+      for (const index of numbers(20)) {
+        server.put("order", index);
+        await handover.send("bob", "order", index);
+        await until(() => expect(server.entries).toEqual([]));
+      }
+      expect(got).toEqual(numbers(20));
+      expect(handover.status.state).toBe("online");
+    } finally {
+      vi.unstubAllGlobals();
+    }
+  });
+});
+
+it("[C55] an alarm that rings late, as in a page that has slept, judges nothing before it has waited once more", async () => {
+  const { alarm } = await import("../../src/client/backoff.ts");
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date"] });
+  try {
+    const then = vi.fn();
+    alarm(1_000, then);
+    // The machine sleeps: the time of day goes on, and timers ring when it wakes.
+    vi.setSystemTime(Date.now() + 3_600_000);
+    vi.advanceTimersByTime(1_000);
+    expect(then).not.toHaveBeenCalled();
+    vi.advanceTimersByTime(1_000);
+    expect(then).toHaveBeenCalledTimes(1);
+    const cancelled = vi.fn();
+    alarm(1_000, cancelled)();
+    alarm(1_000, then);
+    vi.advanceTimersByTime(1_000);
+    expect(then).toHaveBeenCalledTimes(2);
+    expect(cancelled).not.toHaveBeenCalled();
+  } finally {
+    vi.useRealTimers();
+  }
+});
