@@ -6,12 +6,16 @@ import type { Transport } from "./wire.ts";
 
 export class Mute {
   readonly #key: string;
-  #transports: readonly string[];
+  #transports: readonly string[] = [];
 
   /** @param base  the server's address */
   constructor(base: string) {
     this.#key = `handover.mute ${base}`;
-    this.#transports = this.#keep()?.split(" ") ?? [];
+    try {
+      this.#transports = sessionStorage[this.#key].split(" ");
+    } catch {
+      // Not in a page, or in one that may store nothing, or has not.
+    }
   }
 
   /** The transports in their order, those that are swallowed at the end. */
@@ -20,21 +24,21 @@ export class Mute {
     return [...transports].sort((one, other) => isMute(one) - isMute(other));
   }
 
-  /** @param transport  undefined: every one */
-  set(transport: Transport | undefined, isMute: boolean): void {
-    const others = this.#transports.filter((each) => transport !== undefined && each !== transport);
-    this.#transports = isMute && transport !== undefined ? [...others, transport] : others;
-    this.#keep(this.#transports.join(" "));
+  set(transport: Transport, isMute: boolean): void {
+    const others = this.#transports.filter((each) => each !== transport);
+    this.#keep(isMute ? [...others, transport] : others);
   }
 
-  /** @returns what was kept */
-  #keep(text?: string): string | null {
+  clear(): void {
+    this.#keep([]);
+  }
+
+  #keep(transports: readonly string[]): void {
+    this.#transports = transports;
     try {
-      if (text !== undefined) sessionStorage.setItem(this.#key, text);
-      return sessionStorage.getItem(this.#key);
+      sessionStorage[this.#key] = transports.join(" ");
     } catch {
-      // Not in a page, or in one that may store nothing.
-      return null;
+      // As above.
     }
   }
 }

@@ -38,9 +38,9 @@ export interface Parts {
 /** What a connection is told by the page where it is. */
 export interface Line {
   /** How the connection is that another tab has. */
-  followed(status: Status): void;
+  become(status: Status): void;
   /** Another tab has the connection from now on, or this page is left. */
   over(): void;
-  /** Another tab asks whether anybody is there. */
-  asked(): void;
+  /** Something suggests that the network, or the page, is back. @param isOther  the network is another one */
+  nudge(isOther: boolean): void;
 }

@@ -135,11 +135,7 @@ describe("what is swallowed", () => {
 
   it("[C53] a transport that is swallowed is tried last from then on, by the tab's next page too, until it gets through or the network changes", async () => {
     const { server } = test;
-    const kept = new Map<string, string>();
-    vi.stubGlobal("sessionStorage", {
-      getItem: (key: string) => kept.get(key) ?? null,
-      setItem: (key: string, value: string) => void kept.set(key, value),
-    });
+    vi.stubGlobal("sessionStorage", {});
     try {
       server.webSocket = "mute";
       const first = test.connect({ timing: { openMs: 100, probeMs: 60_000 } });
