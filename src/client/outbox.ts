@@ -104,7 +104,10 @@ export class Outbox {
     const isFull = error.status === 507;
     const isHopeless = error.code === "internal" && item.tries >= MAX_INTERNAL_ERRORS - 1;
     const why = !error.retryable || isFull || isHopeless || !this.#items.has(item) ? error : this.#closed;
-    if (why) return item.answer.reject(why);
+    if (why) {
+      item.answer.reject(why);
+      return;
+    }
     const isMoved = error.code === "connection-lost" && wire !== this.#wire;
     const waitMs = isMoved ? 0 : backoffMs(item.tries++) + (error.retryAfterMs ?? 0);
     item.timer = setTimeout(() => {

@@ -15,7 +15,7 @@ describe("a stream", () => {
   it("[C51] is ready when mail comes down and what goes up is answered; until then the next transport is tried", async () => {
     const { server } = test;
     server.swallows = true;
-    const handover = test.connect({ transports: ["sse", "poll"], timing: { openMs: 100, answerMs: 60_000, probeMs: 60_000 } });
+    const handover = test.connect({ transports: ["sse", "poll"], timing: { openMs: 1_000, answerMs: 60_000, probeMs: 60_000 } });
     await until(() => expect(handover.status).toEqual({ state: "online", transport: "poll" }));
     expect(server.streams).toHaveLength(1);
   });
