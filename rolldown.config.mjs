@@ -1,18 +1,17 @@
 /**
  * Names that parts of the SDK share and that never leave it: neither an application nor the wire knows them. `test/client/script.test.ts` holds that.
- * (`ended` and `position` are not among them: x0's page has them, too, and its script is one of these.)
  */
 const INTERNAL =
-  "abandon acks advance answer become begin changes changeUser check deliver drop flush forget handle http inbox intake isBusy isElsewhere isOnce isReady keep keepAll keeper mail maxAcks nudge off opening outbox over promise renew renews report restMs room settle settledElsewhere tell timer tries";
+  "abandon acks advance answer become begin changes changeUser check deliver drop flush forget handle http inbox intake isBusy isElsewhere isOnce isReady keep keepAll keeper mail maxAcks mute nudge off opening outbox over promise renew renews report restMs room settle settledElsewhere tell timer tries";
 
 /** Those of them that the part for pages, a script of its own, uses too. */
 const SHARED =
-  "acks advance become begin deliver drop flush inbox intake isElsewhere keep keepAll keeper maxAcks nudge outbox over restMs room settle tell";
+  "acks advance become begin deliver drop flush inbox intake isElsewhere keep keepAll keeper maxAcks mute nudge outbox over restMs room settle tell";
 
 /** A to Z, then AA to AZ, … */
 const nameAt = (index) => (index < 26 ? "" : nameAt(Math.floor(index / 26) - 1)) + String.fromCharCode(65 + (index % 26));
 
-/** The same in every script. */
+/** The same in every script. (`ended` and `position` are names of x0's page, too.) */
 const cache = Object.fromEntries(SHARED.split(" ").map((name, index) => [name, nameAt(index)]));
 
 /**

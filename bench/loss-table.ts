@@ -3,6 +3,7 @@
 // or peers, or parts of them, as arguments it does those only and writes nothing.
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { loadavg } from "node:os";
 import { CONTROLS, HANDOVER } from "./loss/handover.ts";
 import { FAKETIME, type Peer } from "./loss/peer.ts";
 import { type Count, play, SCENARIOS, USERS } from "./loss/scenarios.ts";
@@ -129,6 +130,7 @@ function write(): void {
     date: new Date().toISOString().slice(0, 10),
     minutes: String(Math.round((Date.now() - began) / 60_000)),
     node: process.version,
+    load: loadavg()[2]?.toFixed(0) ?? "?",
     users: String(USERS),
     table: [`| | ${SCENARIOS.map(({ name }) => name).join(" | ")} |`, `| --- |${" --- |".repeat(SCENARIOS.length)}`, ...rows].join("\n"),
     scenarios: SCENARIOS.map(({ name, says }) => `- **${name}**: ${says}`).join("\n"),

@@ -16,17 +16,17 @@ function said(command: string, ...args: string[]): string {
 }
 
 /** The first lines of the report. */
-export function aboutMachine(): string {
+export function aboutMachine(rounds: number): string {
   const memory = Math.round(totalmem() / 2 ** 30);
   const isChanged = said("git", "status", "--porcelain", "--", "../src") !== "";
   return [
     "# Measured",
     "",
-    "Written by `npm run bench`; [docs/performance.md](../docs/performance.md) says how to read it. Medians of the rounds, the lowest and the highest beside them.",
+    "Written by `npm run bench`; [docs/performance.md](../docs/performance.md) says how to read it. Medians of the rounds, with the lowest and the highest where there is more than one.",
     "",
     `- ${new Date().toISOString().slice(0, 16).replace("T", " ")} UTC, commit ${said("git", "rev-parse", "--short", "HEAD")}${isChanged ? " with changes in src/" : ""}`,
     `- ${cpus().length} × ${cpus()[0]?.model ?? "unknown"}, ${memory} GiB, Linux ${release()}, ${fileSystem()}, Node ${process.version}`,
-    `- ${aboutMachine.load()} when it began`,
+    `- ${rounds === 1 ? "one round" : `${rounds} rounds`}; ${aboutMachine.load()} when it began`,
     "",
   ].join("\n");
 }

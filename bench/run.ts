@@ -33,7 +33,7 @@ for (const name of positionals) {
 installPeers();
 const isWhole = positionals.length === 0 && chosen.systems.length === 0 && !chosen.isSmoke;
 const out = values.out ?? (isWhole ? new URL("results.md", import.meta.url).pathname : undefined);
-const above = [aboutMachine(), aboutSystems(chosen.systems)];
+const above = [aboutMachine(chosen.rounds), aboutSystems(chosen.systems)];
 const parts: string[] = [];
 const benches = new Map<string, Bench>();
 for (const claim of CLAIMS) {

@@ -16,6 +16,7 @@ const SUITES = {
   power: ["test/faults/power.test.ts", "test/faults/replay.test.ts"],
   rot: ["test/faults/rot.test.ts"],
   disk: ["test/engines/sqlite-disk.test.ts", "test/faults/full.test.ts", "test/failstop.test.ts"],
+  full: ["test/engines/sqlite-disk.test.ts"],
   maintenance: ["test/maintenance.test.ts"],
   drain: ["test/faults/drain.test.ts"],
   network: ["test/faults/network.test.ts"],

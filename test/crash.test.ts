@@ -82,10 +82,20 @@ test(`[K7] killed ${ROUNDS} times under load, it delivers everything that it acc
   timeout: patience(ROUNDS, 8_000),
 }, async () => {
   await storeForOthers();
-  const { readyMs, ...figures } = await crash({ rounds: ROUNDS });
+  const { readyMs, slowness, ...figures } = await crash({ rounds: ROUNDS });
   const [half, most] = [percentile(readyMs, 50), percentile(readyMs, 99)];
-  report("R1", "kill -9 under load", { seed: SEED, ...figures, stored: STORED, "ready p50 ms": half, "ready p99 ms": most });
-  if (STORED > 0) expect(most, `ready within, ms, with ${STORED} stored`).toBeLessThanOrEqual(READY_MS);
+  const times = {
+    "ready p50 ms": half,
+    "ready p99 ms": most,
+    "machine slower by other work, times":
+      percentile(
+        slowness.map((times) => times * 10),
+        50,
+      ) / 10,
+  };
+  report("R1", "kill -9 under load", { seed: SEED, ...figures, stored: STORED, ...times });
+  const alone = readyMs.map((ms, start) => ms / (slowness[start] ?? 1));
+  if (STORED > 0) expect(percentile(alone, 99), `ready within, ms, with ${STORED} stored`).toBeLessThanOrEqual(READY_MS);
 });
 
 describeWith(RABBITMQ, "the RabbitMQ engine and `kill -9`", () => {
@@ -94,7 +104,11 @@ describeWith(RABBITMQ, "the RabbitMQ engine and `kill -9`", () => {
   test("[Q11] on RabbitMQ, killed under load, it delivers everything that it accepted and nothing that it acknowledged; at last from the journal alone", {
     timeout: patience(RABBITMQ_ROUNDS, 20_000),
   }, async () => {
-    const { readyMs: _readyMs, ...figures } = await crash({
+    const {
+      readyMs: _readyMs,
+      slowness: _slowness,
+      ...figures
+    } = await crash({
       rounds: RABBITMQ_ROUNDS,
       flags: ["--engine", `${AMQP_URL}?journal=${journal}`],
       beforeLast: () => rm(join(data, "rabbitmq"), { recursive: true }),
@@ -118,6 +132,19 @@ interface Crashed {
   readonly "sends/s": number;
   /** From the start of the process until it takes mail, each time. */
   readonly readyMs: readonly number[];
+  /** What a second of work took then, s: 1 on a machine that does nothing else. */
+  readonly slowness: readonly number[];
+}
+
+/** What a second of work takes on this machine now, s. More than 1: it has other work besides, and everything takes so much longer. */
+function measureSlowness(): number {
+  const [startedMs, before] = [performance.now(), process.cpuUsage()];
+  let workedMs = 0;
+  while (workedMs < 50) {
+    const { user, system } = process.cpuUsage(before);
+    workedMs = (user + system) / 1000;
+  }
+  return Math.max(1, (performance.now() - startedMs) / workedMs);
 }
 
 /** Fills the store with mail for users whom nobody here is. */
@@ -136,12 +163,15 @@ async function crash({ rounds, flags = [], beforeLast }: CrashOptions): Promise<
   const ledger = new Ledger();
   let epoch: string | undefined;
   const readyMs: number[] = [];
+  const slowness: number[] = [];
   let underLoadMs = 0;
   let acceptedUnderLoad = 0;
   const start = async (more: readonly string[] = []) => {
+    const before = measureSlowness();
     const startedMs = performance.now();
     server = await CommandServer.start(port, data, [...more, ...flags]);
     readyMs.push(performance.now() - startedMs);
+    slowness.push((before + measureSlowness()) / 2);
     return server;
   };
   for (let round = 1; round <= rounds; round++) {
@@ -180,6 +210,7 @@ async function crash({ rounds, flags = [], beforeLast }: CrashOptions): Promise<
     acked: ledger.acked.size,
     "sends/s": Math.round((acceptedUnderLoad / underLoadMs) * 1000),
     readyMs,
+    slowness,
   };
 }
 

@@ -37,32 +37,30 @@ function text(value: string): Buffer {
   return Buffer.concat([number16(bytes.length), bytes]);
 }
 
+type Hear = (connection: Connection, type: number, flags: number, body: Buffer) => void;
+
 class Connection {
   readonly #socket: WebSocket;
-  readonly #hear: (type: number, flags: number, body: Buffer) => void;
+  readonly #hear: Hear;
   #rest: Buffer = Buffer.alloc(0);
   #outgoing: Buffer[] = [];
 
-  private constructor(socket: WebSocket, hear: (type: number, flags: number, body: Buffer) => void) {
+  private constructor(socket: WebSocket, hear: Hear) {
     this.#socket = socket;
     this.#hear = hear;
     socket.on("message", (data: Buffer) => this.#received(data));
   }
 
   /** @param user  RabbitMQ wants one; Mosquitto is asked without */
-  static async open(
-    address: string,
-    client: string,
-    isClean: boolean,
-    hear: (type: number, flags: number, body: Buffer) => void,
-  ): Promise<Connection> {
+  static async open(address: string, client: string, isClean: boolean, hear: Hear): Promise<Connection> {
     const { username, password } = new URL(address);
     const socket = new WebSocket(address, "mqtt", { perMessageDeflate: false });
     await once(socket, "open");
     let isKnown = false;
     const connack = Promise.withResolvers<void>();
-    const connection = new Connection(socket, (type, flags, body) => {
-      if (isKnown) return hear(type, flags, body);
+    const connection = new Connection(socket, (of, type, flags, body) => {
+      // A persistent session is given what waits at once.
+      if (isKnown) return hear(of, type, flags, body);
       if (type !== CONNACK || body[1] !== 0) return connack.reject(new Error(`MQTT: ${type} ${body.toString("hex")}`));
       isKnown = true;
       connack.resolve();
@@ -102,7 +100,7 @@ class Connection {
         if (byte < 128) break;
       }
       if (all.length < at + length) break;
-      this.#hear((all[0] ?? 0) >> 4, (all[0] ?? 0) & 15, all.subarray(at, at + length));
+      this.#hear(this, (all[0] ?? 0) >> 4, (all[0] ?? 0) & 15, all.subarray(at, at + length));
       all = all.subarray(at + length);
     }
     this.#rest = all;
@@ -111,7 +109,7 @@ class Connection {
 
 async function publisher(address: string, client: string, topic: string, accepted: (count: number) => void): Promise<Sender> {
   let count = 0;
-  const connection = await Connection.open(address, client, true, (type) => {
+  const connection = await Connection.open(address, client, true, (_connection, type) => {
     if (type !== PUBACK) return;
     if (count === 0) {
       queueMicrotask(() => {
@@ -144,14 +142,14 @@ async function subscriber(address: string, pair: number, hearing: Hearing): Prom
     hearing.delivered(all);
     hearing.acknowledged(all.length);
   };
-  const connection: Connection = await Connection.open(address, `receiver-${pair}`, false, (type, _flags, body) => {
+  const connection = await Connection.open(address, `receiver-${pair}`, false, (of, type, _flags, body) => {
     if (type === SUBACK) {
       if ((body[2] ?? 128) > 1) subscribed.reject(new Error(`MQTT: SUBACK ${body.toString("hex")}`));
       subscribed.resolve();
     }
     if (type !== PUBLISH) return;
     const at = 2 + body.readUInt16BE(0);
-    connection.write(packet(0x40, body.subarray(at, at + 2)));
+    of.write(packet(0x40, body.subarray(at, at + 2)));
     if (bodies.length === 0) queueMicrotask(tell);
     bodies.push(JSON.parse(body.toString("latin1", at + 2)) as Body);
   });
@@ -166,7 +164,12 @@ export const mqtt: Wire = {
   fanOut: (address, _pairs, accepted) => publisher(address, "sender-all", "bench/all", accepted),
   // A persistent session that is away: what is published for it is kept.
   async absent(address, pair) {
-    const receiver = await subscriber(address, pair, { delivered() {}, acknowledged() {} });
-    receiver.close();
+    const subscribed = Promise.withResolvers<void>();
+    const connection = await Connection.open(address, `receiver-${pair}`, false, (_connection, type) => {
+      if (type === SUBACK) subscribed.resolve();
+    });
+    connection.write(packet(0x82, number16(1), text(`bench/${pair}`), Buffer.from([1])));
+    await subscribed.promise;
+    connection.close();
   },
 };

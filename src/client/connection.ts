@@ -40,7 +40,7 @@ export class Connection implements Line {
   readonly changes: Listeners<Status>;
   readonly #parts: Parts;
   readonly #stop = new AbortController();
-  readonly #mute: Mute;
+  readonly mute = new Mute();
   /** What a browser page has beyond this. */
   #page: Page | undefined;
   /** Ends attempts for a user who is another by now. */
@@ -65,7 +65,6 @@ export class Connection implements Line {
   constructor(parts: Parts) {
     this.#parts = parts;
     this.#probeMs = parts.timing.probeMs;
-    this.#mute = new Mute(parts.base);
     this.changes = new Listeners(parts.report);
     void this.#run();
   }
@@ -117,12 +116,12 @@ export class Connection implements Line {
     const silent: Transport[] = [];
     const absences = this.#absences++;
     const isFull = absences < FULL_ATTEMPTS || absences % FULL_ATTEMPT_EVERY === 0 || !transports.includes("poll");
-    for (const transport of isFull ? this.#mute.last(transports) : (["poll"] as const)) {
+    for (const transport of isFull ? this.mute.last(transports) : (["poll"] as const)) {
       try {
         const wire = await this.#open(transport, this.#receiver, signal);
         this.#absences = 0;
         // Another one got through: it was not the network.
-        for (const each of silent) this.#mute.set(each, true);
+        for (const each of silent) this.mute.set(each, true);
         return await this.#use(wire, !isFull);
       } catch (error) {
         why = asHandoverError(error);
@@ -171,7 +170,7 @@ export class Connection implements Line {
         (this.#page ?? inbox.acks).use(undefined, "");
         outbox.use(undefined);
         this.#silences = next.cause === SILENCE ? this.#silences + 1 : 0;
-        if (this.#silences >= MAX_SILENCES) this.#mute.set(wire.transport, true);
+        if (this.#silences >= MAX_SILENCES) this.mute.set(wire.transport, true);
         return next;
       }
       wire = next;
@@ -187,7 +186,7 @@ export class Connection implements Line {
       for (const transport of better) {
         const wire = await this.#another(transport, over);
         if (!wire) continue;
-        this.#mute.set(transport, false);
+        this.mute.set(transport, false);
         return wire;
       }
       if (over.aborted) break;
@@ -264,12 +263,9 @@ export class Connection implements Line {
     return backoffMs(this.#failures++) + (why.retryAfterMs ?? 0);
   }
 
-  /** Something suggests that the network, or the page, is back. @param isOther  what the old network swallowed a new one may let through */
-  nudge(isOther: boolean): void {
-    if (isOther) {
-      this.#mute.clear();
-      this.#probeMs = this.#parts.timing.probeMs;
-    }
+  /** Something suggests that the network, or the page, is back. */
+  nudge(): void {
+    this.#probeMs = this.#parts.timing.probeMs;
     this.#wire?.check();
     // Not when the server itself named the time.
     if (this.#status.error?.retryAfterMs === undefined) this.#wake.abort();

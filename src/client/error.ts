@@ -65,7 +65,7 @@ export const OTHER_USER = "This was another user's.";
 export const silent = (): HandoverError => lost(SILENCE, { cause: SILENCE });
 
 /** What came is not of this protocol. */
-export const garbled = (what: string): HandoverError => lost(`The answer (${what}) cannot be understood.`);
+export const garbled = (what: string): HandoverError => lost(`Not understood: ${what}.`);
 
 /** Reads a problem document (RFC 9457); undefined when the value is none. */
 export function readProblem(value: unknown, retryAfterMs?: number): HandoverError | undefined {

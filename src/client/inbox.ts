@@ -203,7 +203,7 @@ export class Inbox implements Mail {
       // One that wants a single message wants it still.
       this.#offer("*");
     };
-    const tooLate = () => failed(new HandoverError("handler-timeout", `A handler of "${message.type}" took over ${timeoutMs} ms.`));
+    const tooLate = () => failed(new HandoverError("handler-timeout", `A handler took over ${timeoutMs} ms.`));
     const unwatch = timeoutMs > 0 ? alarm(timeoutMs, tooLate) : () => {};
     // The async wrapper turns a throw into a rejection; the handler itself is called at once.
     Promise.all(handlers.map(async ({ handle }) => handle(message as Message<never>))).then(() => {

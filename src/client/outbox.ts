@@ -46,8 +46,7 @@ export class Outbox {
   async send(text: string, signal: AbortSignal | undefined, onQueued?: () => void): Promise<Sent> {
     if (signal?.aborted) throw signal.reason;
     if (this.#closed) throw this.#closed;
-    if (this.#items.size >= (this.#wire ? MAX_ONLINE : MAX_OFFLINE))
-      throw new HandoverError("outbox-full", "Too many sends wait.", { retryable: true });
+    if (this.#items.size >= (this.#wire ? MAX_ONLINE : MAX_OFFLINE)) throw new HandoverError("outbox-full", "Too many sends.", { retryable: true });
     const item: Item = { text, onQueued, answer: defer(), isReady: true, tries: 0, timer: undefined };
     const forget = onAbort(signal, () => item.answer.reject(signal?.reason));
     this.#items.add(item);

@@ -68,7 +68,12 @@ export class Page implements Host {
     const wire: Pick<Wire, "maxAcks" | "ack"> = { maxAcks: Number.POSITIVE_INFINITY, ack: async (run, forms) => this.#processed(run, forms) };
     parts.inbox.acks.use(wire as Wire);
     parts.outbox.keeper = { keep: (item) => void this.#keep(item), drop: (item) => this.#drop(item) };
-    addEventListener("online", () => line.nudge(true));
+    line.mute.transports = this.#note()?.split(" ") ?? [];
+    addEventListener("online", () => {
+      // What the old network swallowed the new one may let through.
+      line.mute.transports = [];
+      line.nudge();
+    });
     for (const name of ["pagehide", "pageshow"]) addEventListener(name, () => this.#lifecycle(name));
     for (const name of ["freeze", "resume", "visibilitychange"]) document.addEventListener(name, () => this.#lifecycle(name));
   }
@@ -108,6 +113,7 @@ export class Page implements Host {
 
   /** How the connection is, for the other tabs. */
   tell(status: Status, sender: Sender | undefined): void {
+    this.#note(this.#line.mute.transports.join(" "));
     this.#dueMs = performance.now() + LONGEST_PAUSE_MS;
     this.#tabs?.tell(status, sender);
     if (status.state === "closed") this.#tabs?.leave();
@@ -122,7 +128,7 @@ export class Page implements Host {
 
   asked(): void {
     // A hidden tab's timers are slow, and this one asks because it is not.
-    if (performance.now() > this.#dueMs) this.#line.nudge(false);
+    if (performance.now() > this.#dueMs) this.#line.nudge();
   }
 
   leads(isLeading: boolean): void {
@@ -170,8 +176,19 @@ export class Page implements Host {
     this.#say(run, forms);
   }
 
+  /** Notes for this tab's later pages which transports something on the way swallows. @returns what is noted */
+  #note(text?: string): string | null {
+    try {
+      if (text !== undefined) sessionStorage.setItem(`handover.mute ${this.#parts.base}`, text);
+      return sessionStorage.getItem(`handover.mute ${this.#parts.base}`);
+    } catch {
+      // In a page that may store nothing.
+      return null;
+    }
+  }
+
   #lifecycle(name: string): void {
-    if (name !== "pagehide" && name !== "freeze" && document.visibilityState !== "hidden") this.#line.nudge(false);
+    if (name !== "pagehide" && name !== "freeze" && document.visibilityState !== "hidden") this.#line.nudge();
     if (name === "visibilitychange") return;
     if (name === "pageshow" || name === "resume") {
       this.#away?.resolve();

@@ -4,7 +4,9 @@
  * @module
  */
 import { spawnSync } from "node:child_process";
-import { appendFileSync, existsSync } from "node:fs";
+import { appendFileSync, existsSync, mkdtempSync, rmdirSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, test } from "vitest";
 import { canMake } from "./disk.ts";
 
@@ -63,23 +65,35 @@ export const OPENSSL: Need = {
   how: "apt-get install openssl",
 };
 
+/** Tried, and not told from who one is: root in a container often may not. */
+function canMount(): boolean {
+  if (process.platform !== "linux" || process.getuid?.() !== 0) return false;
+  const dir = mkdtempSync(join(tmpdir(), "handover-mount-"));
+  const isMounted = runs("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", dir);
+  if (isMounted) runs("umount", dir);
+  rmdirSync(dir);
+  return isMounted;
+}
+
 /** Who may mount can make a disk that is small enough to be filled. */
 export const MOUNT: Need = {
-  isThere: process.platform === "linux" && process.getuid?.() === 0,
-  reason: "mounting a small disk needs root on Linux",
-  how: "run npm test as root",
+  isThere: canMount(),
+  reason: "mounting a small disk needs root on Linux, with the right to mount",
+  how: "run npm test as root; in a container, one that may mount (CAP_SYS_ADMIN)",
 };
+
+const hasLoop = MOUNT.isThere && existsSync("/dev/loop-control");
 
 /** Disks of real file systems, in a file. */
 export const EXT4: Need = {
-  isThere: MOUNT.isThere && canMake("ext4"),
-  reason: "making a disk with ext4 needs root on Linux, and mkfs.ext4",
-  how: "apt-get install e2fsprogs, and run npm test as root",
+  isThere: hasLoop && canMake("ext4"),
+  reason: "making a disk with ext4 needs root on Linux, with the right to mount, loop devices, and mkfs.ext4",
+  how: "apt-get install e2fsprogs, and run npm test as root; in a container, one that may mount (CAP_SYS_ADMIN) and has /dev/loop-control",
 };
 export const XFS: Need = {
-  isThere: MOUNT.isThere && canMake("xfs"),
-  reason: "making a disk with xfs needs root on Linux, and mkfs.xfs",
-  how: "apt-get install xfsprogs, and run npm test as root",
+  isThere: hasLoop && canMake("xfs"),
+  reason: "making a disk with xfs needs root on Linux, with the right to mount, loop devices, and mkfs.xfs",
+  how: "apt-get install xfsprogs, and run npm test as root; in a container, one that may mount (CAP_SYS_ADMIN) and has /dev/loop-control",
 };
 
 /** Where RabbitMQ is; its tests use queues of their own and remove them. */

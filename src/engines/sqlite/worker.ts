@@ -79,6 +79,7 @@ class Desk {
   carryOut(batch: Batch): FromWorker {
     let level: Level = batch.ops.some(isAppend) && !this.#hasRoomFor(batch) ? 1 : 0;
     let apart = false;
+    let wasFull = false;
     const startedAtMs = performance.now();
     for (;;) {
       try {
@@ -103,17 +104,27 @@ class Desk {
               damages: this.#store.damages,
               log: this.takeLog(),
             };
-          this.#giveUpReserve();
-          level = level === 0 ? 1 : 2;
+          this.#makeRoom();
+          level = wasFull ? 2 : 1;
+          wasFull = true;
         } else if (isOfTheOp(thrown) && !apart) apart = true;
         else throw thrown;
       }
     }
   }
 
-  #giveUpReserve(): void {
+  /**
+   * Gives the reserve up, and uses its room at once, before others do: what the log holds goes into the file, and the log is room again for
+   * acknowledgements, however often. That needs room on the disk for new pages only, of which there are none from then on.
+   */
+  #makeRoom(): void {
     if (this.#reserve.isThere) this.#log.push("The disk is full: new messages are refused until there is room again. Acknowledgements go on.");
     this.#reserve.release();
+    try {
+      this.#db.pragma("wal_checkpoint(PASSIVE)");
+    } catch (thrown) {
+      if (!isFull(thrown)) throw thrown;
+    }
   }
 
   #hasRoomFor({ bytes }: Batch): boolean {
@@ -177,7 +188,7 @@ class Desk {
     } catch (thrown) {
       if (!isFull(thrown)) throw thrown;
       if (this.#db.inTransaction) this.#db.exec("ROLLBACK");
-      this.#giveUpReserve();
+      this.#makeRoom();
       return false;
     }
   }
@@ -198,7 +209,7 @@ class Desk {
     } catch (thrown) {
       this.#store.rollback();
       if (!isFull(thrown)) throw thrown;
-      this.#giveUpReserve();
+      this.#makeRoom();
       return false;
     }
   }
