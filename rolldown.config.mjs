@@ -2,10 +2,17 @@
  * Names that parts of the SDK share and that never leave it: neither an application nor the wire knows them. `test/client/script.test.ts` holds that.
  */
 const INTERNAL =
-  "abandon acks advance asked begin changeUser check deliver drop flush followed forget http inbox intake isBusy isElsewhere isOnce isReady keep keepAll keeper mail maxAcks off opening outbox over renew renews restMs room settle settledElsewhere tell tries";
+  "abandon acks advance answer become begin changes changeUser check deliver drop flush forget handle http inbox intake isBusy isElsewhere isOnce isReady keep keepAll keeper mail maxAcks mute nudge off opening outbox over promise renew renews report restMs room settle settledElsewhere tell timer tries";
 
-/** The same in every script: the part for pages is one of its own. (`ended` and `position` are names of x0's page, too.) */
-const cache = Object.fromEntries(INTERNAL.split(" ").map((name, index) => [name, `$${index.toString(36)}`]));
+/** Those of them that the part for pages, a script of its own, uses too. */
+const SHARED =
+  "acks advance become begin deliver drop flush inbox intake isElsewhere keep keepAll keeper maxAcks mute nudge outbox over restMs room settle tell";
+
+/** A to Z, then AA to AZ, … */
+const nameAt = (index) => (index < 26 ? "" : nameAt(Math.floor(index / 26) - 1)) + String.fromCharCode(65 + (index % 26));
+
+/** The same in every script. (`ended` and `position` are names of x0's page, too.) */
+const cache = Object.fromEntries(SHARED.split(" ").map((name, index) => [name, nameAt(index)]));
 
 /**
  * es2020 has no private members, and imitating them with WeakMaps would make the script a third larger; so here they are ordinary ones with short

@@ -10,7 +10,7 @@
  * @module
  */
 import { Acks } from "./acks.ts";
-import { backoffMs, pause } from "./backoff.ts";
+import { backoffMs, pause, within } from "./backoff.ts";
 import { asHandoverError, ENDED, HandoverError, OTHER_USER, SILENCE } from "./error.ts";
 import { isTokenRefused } from "./http.ts";
 import { Listeners } from "./listeners.ts";
@@ -40,7 +40,7 @@ export class Connection implements Line {
   readonly changes: Listeners<Status>;
   readonly #parts: Parts;
   readonly #stop = new AbortController();
-  readonly #mute: Mute;
+  readonly mute = new Mute();
   /** What a browser page has beyond this. */
   #page: Page | undefined;
   /** Ends attempts for a user who is another by now. */
@@ -48,8 +48,6 @@ export class Connection implements Line {
   #status: Status = { state: "connecting" };
   #wire: Wire | undefined;
   #wake = new AbortController();
-  /** When the next try is due, by `performance.now()`. */
-  #dueMs = 0;
   #closing: Promise<void> | undefined;
   /** Our name as a reader of the mailbox. Never kept beyond this object: a duplicated tab must not share it. */
   #receiver = randomId();
@@ -67,12 +65,7 @@ export class Connection implements Line {
   constructor(parts: Parts) {
     this.#parts = parts;
     this.#probeMs = parts.timing.probeMs;
-    this.#mute = new Mute(parts.base);
     this.changes = new Listeners(parts.report);
-    // Browsers from before 2021 do not know the signal: there they stay, and find nothing to do.
-    globalThis.addEventListener?.("online", this.#networkChanged, this.#stop);
-    globalThis.addEventListener?.("pageshow", this.#nudge, this.#stop);
-    globalThis.document?.addEventListener("visibilitychange", this.#nudge, this.#stop);
     void this.#run();
   }
 
@@ -94,10 +87,7 @@ export class Connection implements Line {
     // Handlers that have just resolved are still acknowledged.
     await pause(0);
     const answers = Promise.all([inbox.acks.settle().then(() => this.#page?.acks.settle()), sends]);
-    const late = new AbortController();
-    const isOnline = this.#status.state === "online";
-    if (isOnline) await Promise.race([answers, this.#wire?.ended ?? answers, pause(CLOSE_MS, late.signal)]);
-    late.abort();
+    await within<unknown>(CLOSE_MS, answers, this.#wire?.ended ?? answers);
     this.#end(why, { state: "closed" });
   }
 
@@ -108,12 +98,11 @@ export class Connection implements Line {
       if (this.#page?.isElsewhere) continue;
       const waitMs = this.#judge(why);
       if (waitMs === undefined) return this.#end(why, { state: "closed", error: why });
-      this.#become({ state: "offline", error: why });
+      this.become({ state: "offline", error: why });
       this.#wake = new AbortController();
-      this.#dueMs = performance.now() + waitMs;
       await pause(waitMs, this.#wake.signal);
       if (this.#stop.signal.aborted) return;
-      if (!this.#page?.isElsewhere) this.#become({ state: "connecting", error: why });
+      if (!this.#page?.isElsewhere) this.become({ state: "connecting", error: why });
     }
   }
 
@@ -121,21 +110,18 @@ export class Connection implements Line {
   async #attempt(): Promise<HandoverError> {
     let why = new HandoverError("bad-request", "No transport.");
     const { transports } = this.#parts;
-    try {
-      await this.#enter();
-    } catch (error) {
-      return asHandoverError(error);
-    }
+    const refusal = await this.#enter().catch(asHandoverError);
+    if (refusal) return refusal;
     const { signal } = this.#era;
     const silent: Transport[] = [];
     const absences = this.#absences++;
     const isFull = absences < FULL_ATTEMPTS || absences % FULL_ATTEMPT_EVERY === 0 || !transports.includes("poll");
-    for (const transport of isFull ? this.#mute.last(transports) : (["poll"] as const)) {
+    for (const transport of isFull ? this.mute.last(transports) : (["poll"] as const)) {
       try {
         const wire = await this.#open(transport, this.#receiver, signal);
         this.#absences = 0;
         // Another one got through: it was not the network.
-        for (const each of silent) this.#mute.set(each, true);
+        for (const each of silent) this.mute.set(each, true);
         return await this.#use(wire, !isFull);
       } catch (error) {
         why = asHandoverError(error);
@@ -150,13 +136,15 @@ export class Connection implements Line {
 
   /** In a page: waits until it has its own part of the SDK, and until it is its turn to have the connection. */
   async #enter(): Promise<void> {
-    const { base, token, report } = this.#parts;
     if (!globalThis.document) return;
-    const value = await token.get();
+    const parts = this.#parts;
+    const token = await parts.token.get();
     // One that cannot be loaded now is asked for again at the next attempt; until then this page is alone.
-    const part = this.#page ? undefined : await loadPage(base).catch(() => undefined);
-    if (part) this.#page = new part.Page(this, this.#parts, new Acks(report), HandoverError);
-    await this.#page?.enter(value);
+    this.#page ??= await loadPage(parts.base).then(
+      ({ Page }) => new Page(this, parts, new Acks(parts.report), HandoverError),
+      () => undefined,
+    );
+    await this.#page?.enter(token);
   }
 
   #open(transport: Transport, receiver: string, signal: AbortSignal): Promise<Wire> {
@@ -170,7 +158,7 @@ export class Connection implements Line {
     this.#onlineSinceMs = performance.now();
     for (let wire = first; ; ) {
       this.#wire = wire;
-      if (this.#status.transport !== wire.transport) this.#become({ state: "online", transport: wire.transport });
+      if (this.#status.transport !== wire.transport) this.become({ state: "online", transport: wire.transport });
       (this.#page ?? inbox.acks).use(wire, this.#receiver);
       outbox.use(wire);
       const over = new AbortController();
@@ -182,7 +170,7 @@ export class Connection implements Line {
         (this.#page ?? inbox.acks).use(undefined, "");
         outbox.use(undefined);
         this.#silences = next.cause === SILENCE ? this.#silences + 1 : 0;
-        if (this.#silences >= MAX_SILENCES) this.#mute.set(wire.transport, true);
+        if (this.#silences >= MAX_SILENCES) this.mute.set(wire.transport, true);
         return next;
       }
       wire = next;
@@ -192,13 +180,13 @@ export class Connection implements Line {
   /** Looks now and then whether a transport before this one gets through by now. Resolves with its wire, or with the end of this one. */
   async #better(current: Wire, isHasty: boolean, over: AbortSignal): Promise<Wire | HandoverError> {
     const { timing, transports } = this.#parts;
-    const better = transports.slice(0, Math.max(transports.indexOf(current.transport), 0));
+    const better = transports.slice(0, transports.indexOf(current.transport));
     for (let waitMs = isHasty ? 0 : this.#probeMs; better.length > 0; waitMs = this.#probeMs) {
       await pause(waitMs, over);
       for (const transport of better) {
         const wire = await this.#another(transport, over);
         if (!wire) continue;
-        this.#mute.set(transport, false);
+        this.mute.set(transport, false);
         return wire;
       }
       if (over.aborted) break;
@@ -261,16 +249,6 @@ export class Connection implements Line {
     this.#wake.abort();
   }
 
-  /** Another tab has the connection, and it is so. */
-  followed(status: Status): void {
-    this.#become(status);
-  }
-
-  /** Another tab asks whether anybody is there: a good moment for what a throttled timer has not done yet. */
-  asked(): void {
-    if (performance.now() >= this.#dueMs) this.#wake.abort();
-  }
-
   /** What an ending asks for. @returns ms until the next try; undefined: stop */
   #judge(why: HandoverError): number | undefined {
     const { timing } = this.#parts;
@@ -285,20 +263,13 @@ export class Connection implements Line {
     return backoffMs(this.#failures++) + (why.retryAfterMs ?? 0);
   }
 
-  /** What the old network swallowed the new one may let through. */
-  readonly #networkChanged = (): void => {
-    this.#mute.set(undefined, false);
-    this.#probeMs = this.#parts.timing.probeMs;
-    this.#nudge();
-  };
-
   /** Something suggests that the network, or the page, is back. */
-  readonly #nudge = (): void => {
-    if (globalThis.document?.visibilityState === "hidden") return;
+  nudge(): void {
+    this.#probeMs = this.#parts.timing.probeMs;
     this.#wire?.check();
     // Not when the server itself named the time.
     if (this.#status.error?.retryAfterMs === undefined) this.#wake.abort();
-  };
+  }
 
   #end(why: HandoverError, status: Status): void {
     if (this.#stop.signal.aborted) return;
@@ -308,10 +279,11 @@ export class Connection implements Line {
     this.#wire?.close();
     this.#parts.inbox.close();
     this.#parts.outbox.abandon(why);
-    this.#become(status);
+    this.become(status);
   }
 
-  #become(status: Status): void {
+  /** How the connection is: this page's, or that of the tab which has it. */
+  become(status: Status): void {
     if (this.#status.state === "closed") return;
     this.#status = status;
     this.changes.tell(status);

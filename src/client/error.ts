@@ -61,8 +61,11 @@ export const ENDED = "The connection has ended.";
 /** What is said of what was another user's, in a page whose user has changed. */
 export const OTHER_USER = "This was another user's.";
 
+/** Nothing came in time. */
+export const silent = (): HandoverError => lost(SILENCE, { cause: SILENCE });
+
 /** What came is not of this protocol. */
-export const garbled = (what: string): HandoverError => lost(`The answer (${what}) cannot be understood.`);
+export const garbled = (what: string): HandoverError => lost(`Not understood: ${what}.`);
 
 /** Reads a problem document (RFC 9457); undefined when the value is none. */
 export function readProblem(value: unknown, retryAfterMs?: number): HandoverError | undefined {
@@ -82,7 +85,7 @@ export function asHandoverError(thrown: unknown): HandoverError {
  * @param problem  what the server said before it closed, if anything
  */
 export function readClose(code: number, reason: string, problem: HandoverError | undefined): HandoverError {
-  const detail = problem?.detail ?? `The connection was closed (${code} ${reason}).`;
+  const detail = problem?.detail ?? `The connection has ended (${code} ${reason}).`;
   if (code < 4400 || code > 4599) return lost(detail);
   const retryable = code > 4499;
   const named = problem?.code ?? ((reason || (retryable ? "internal" : "bad-request")) as ClientErrorCode);

@@ -58,9 +58,9 @@ export class Http {
     let text = "";
     try {
       response = await fetch(this.#base + path, {
-        method: method ?? (body === undefined ? "GET" : "POST"),
-        headers: { authorization: `Bearer ${token}`, ...(body !== undefined && { "content-type": "application/json" }) },
-        ...(body !== undefined && { body }),
+        method: method ?? (body ? "POST" : "GET"),
+        headers: { authorization: `Bearer ${token}`, ...(body && { "content-type": "application/json" }) },
+        ...(body && { body }),
         signal: stop.signal,
         cache: "no-store",
       });
@@ -90,7 +90,7 @@ export class Http {
     if (response.ok && answer !== undefined) return answer;
     const problem = response.ok ? undefined : readProblem(answer, retryAfterMs);
     if (problem && isTokenRefused(problem)) this.#token.forget(token);
-    throw problem ?? lost(`${path}: ${response.status} is not the server's answer.`, { status: response.status, retryAfterMs });
+    throw problem ?? lost(`${path}: ${response.status} is no answer.`, { status: response.status, retryAfterMs });
   }
 }
 

@@ -14,7 +14,7 @@ import { HandoverError } from "./error.ts";
 import { isRecord, isSeq, listOf } from "./json.ts";
 import { Listeners, type Report } from "./listeners.ts";
 import { type Message, readMessage } from "./message.ts";
-import { Seen } from "./seen.ts";
+import { forgetOldest, Seen } from "./seen.ts";
 import type { Mail, Position } from "./wire.ts";
 
 /** Processes a message; acknowledged when what it returns is resolved. */
@@ -176,15 +176,12 @@ export class Inbox implements Mail {
     inHand ??= { key, message, seq };
     inHand.seq = seq;
     inHand.message = message;
-    this.#remember(seq, message);
+    const { source, id, type } = message;
+    this.#known.set(seq, { source, id, type });
+    forgetOldest(this.#known, MAX_KNOWN);
     if (this.#seen.has(key)) this.acks.add(seq, "acked");
     else if (isNew) this.#start(inHand);
     else if (this.#held.has(key)) this.acks.add(seq, "held");
-  }
-
-  #remember(seq: number, { source, id, type }: Settled): void {
-    this.#known.set(seq, { source, id, type });
-    if (this.#known.size > MAX_KNOWN) for (const oldest of this.#known.keys()) return void this.#known.delete(oldest);
   }
 
   /** Calls the handlers, all at once and without waiting for those of other messages. */
@@ -200,13 +197,13 @@ export class Inbox implements Mail {
     const timeoutMs = this.#handlerTimeoutMs;
     const failed = (error: unknown) => {
       unwatch();
-      const once = handlers.filter(({ isOnce }) => isOnce);
-      for (const entry of once) entry.isBusy = false;
+      for (const entry of handlers) entry.isBusy = false;
       // It may have been given back already, for taking too long.
       if (this.#running.get(key) === inHand) this.#failedBy(inHand, error);
-      if (once.length > 0) this.#offer("*");
+      // One that wants a single message wants it still.
+      this.#offer("*");
     };
-    const tooLate = () => failed(new HandoverError("handler-timeout", `A handler of "${message.type}" took over ${timeoutMs} ms.`));
+    const tooLate = () => failed(new HandoverError("handler-timeout", `A handler took over ${timeoutMs} ms.`));
     const unwatch = timeoutMs > 0 ? alarm(timeoutMs, tooLate) : () => {};
     // The async wrapper turns a throw into a rejection; the handler itself is called at once.
     Promise.all(handlers.map(async ({ handle }) => handle(message as Message<never>))).then(() => {
@@ -225,7 +222,7 @@ export class Inbox implements Mail {
     // An answer that nobody waits for any more, or another tab does, is nothing to mend.
     if (!type.startsWith(REPLY) && this.#warned.add(type)) this.#warn(`Nothing handles "${type}" here: it waits.`);
     if (inHand.seq !== undefined) this.acks.add(inHand.seq, "held");
-    if (this.#held.size > MAX_HELD) for (const oldest of this.#held.keys()) return void this.#held.delete(oldest);
+    forgetOldest(this.#held, MAX_HELD);
   }
 
   #failedBy(inHand: InHand, error: unknown): void {

@@ -11,6 +11,7 @@
 import type { AckForms } from "../protocol.ts";
 import type { Acks } from "./acks.ts";
 import { isRecord, isSeq, listOf } from "./json.ts";
+import { forgetOldest } from "./seen.ts";
 import type { Mail, Position } from "./wire.ts";
 
 /** A message on its way to the tabs, under its number in the mailbox. */
@@ -232,8 +233,4 @@ export class Intake implements Mail {
   #makeRoom(): void {
     for (const wake of this.#roomWaiters.splice(0)) wake();
   }
-}
-
-function forgetOldest<K>(map: Map<K, unknown>, limit: number): void {
-  if (map.size > limit) for (const oldest of map.keys()) return void map.delete(oldest);
 }

@@ -3,5 +3,7 @@
  * @module
  */
 
-/** @param base  the server's address */
-export const loadPage = (base: string): Promise<typeof import("./page.ts")> => import(`${base}/handover-page.js`);
+let tries = 0;
+
+/** @param base  the server's address. A browser does not ask again for what it could not load: each time it has another name */
+export const loadPage = (base: string): Promise<typeof import("./page.ts")> => import(`${base}/handover-page.js?${tries++}`);

@@ -16,14 +16,14 @@ const MAX_INTERNAL_ERRORS = 5;
 
 /** Keeps what waits beyond this page. */
 interface Keeper {
-  /** Resolves with its number when it is kept; undefined: it is not. Keeps a text once. */
-  keep(text: string): Promise<unknown>;
-  drop(text: string): void;
+  /** Keeps it, if it does not yet, and then tells `onQueued`. */
+  keep(item: Item): void;
+  drop(item: Item): void;
 }
 
-interface Item {
+export interface Item {
   readonly text: string;
-  onQueued: (() => void) | undefined;
+  readonly onQueued: (() => void) | undefined;
   readonly answer: Deferred<Sent>;
   /** Neither under way nor waiting for its time. */
   isReady: boolean;
@@ -46,13 +46,11 @@ export class Outbox {
   async send(text: string, signal: AbortSignal | undefined, onQueued?: () => void): Promise<Sent> {
     if (signal?.aborted) throw signal.reason;
     if (this.#closed) throw this.#closed;
-    const limit = this.#wire ? MAX_ONLINE : MAX_OFFLINE;
-    if (this.#items.size >= limit) throw new HandoverError("outbox-full", `${limit} sends are unanswered.`, { retryable: true });
+    if (this.#items.size >= (this.#wire ? MAX_ONLINE : MAX_OFFLINE)) throw new HandoverError("outbox-full", "Too many sends.", { retryable: true });
     const item: Item = { text, onQueued, answer: defer(), isReady: true, tries: 0, timer: undefined };
-    const abort = () => item.answer.reject(signal?.reason);
+    const forget = onAbort(signal, () => item.answer.reject(signal?.reason));
     this.#items.add(item);
-    const forget = onAbort(signal, abort);
-    if (!this.#wire) this.#keep(item);
+    if (!this.#wire) this.keeper?.keep(item);
     this.#pass(item);
     try {
       return await item.answer.promise;
@@ -60,7 +58,7 @@ export class Outbox {
       forget();
       clearTimeout(item.timer);
       this.#items.delete(item);
-      this.keeper?.drop(text);
+      this.keeper?.drop(item);
     }
   }
 
@@ -75,7 +73,7 @@ export class Outbox {
   async close(why: HandoverError): Promise<void> {
     this.#closed ??= why;
     for (const item of this.#items) if (item.isReady || item.timer !== undefined) item.answer.reject(why);
-    await Promise.all([...this.#items].map((item) => item.answer.promise.catch(() => {})));
+    await Promise.allSettled([...this.#items].map((item) => item.answer.promise));
   }
 
   /** Gives up what is not answered, and takes nothing more. */
@@ -91,15 +89,7 @@ export class Outbox {
 
   /** What is not answered outlives this page from now on, where it can. */
   keepAll(): void {
-    for (const item of this.#items) this.#keep(item);
-  }
-
-  #keep(item: Item): void {
-    void this.keeper?.keep(item.text).then((kept) => {
-      if (kept === undefined) return;
-      item.onQueued?.();
-      item.onQueued = undefined;
-    });
+    for (const item of this.#items) this.keeper?.keep(item);
   }
 
   #pass(item: Item): void {
@@ -112,16 +102,13 @@ export class Outbox {
   #failed(item: Item, wire: Sender, error: HandoverError): void {
     const isFull = error.status === 507;
     const isHopeless = error.code === "internal" && item.tries >= MAX_INTERNAL_ERRORS - 1;
-    if (!error.retryable || isFull || isHopeless || !this.#items.has(item)) {
-      item.answer.reject(error);
+    const why = !error.retryable || isFull || isHopeless || !this.#items.has(item) ? error : this.#closed;
+    if (why) {
+      item.answer.reject(why);
       return;
     }
     const isMoved = error.code === "connection-lost" && wire !== this.#wire;
     const waitMs = isMoved ? 0 : backoffMs(item.tries++) + (error.retryAfterMs ?? 0);
-    if (this.#closed) {
-      item.answer.reject(this.#closed);
-      return;
-    }
     item.timer = setTimeout(() => {
       item.timer = undefined;
       item.isReady = true;

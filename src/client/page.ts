@@ -9,12 +9,15 @@ import { defer } from "./deferred.ts";
 import type { HandoverError } from "./error.ts";
 import { Intake, type Outlet, type Parcel } from "./intake.ts";
 import type { Unsent } from "./message.ts";
+import type { Item } from "./outbox.ts";
 import type { Line, Parts } from "./parts.ts";
 import { type Kept, Store } from "./store.ts";
 import { type Host, Tabs } from "./tabs.ts";
 import { readClaims } from "./token.ts";
 import type { Sender, Status, Wire } from "./wire.ts";
 
+/** Most time between two tries to connect, unless the server says otherwise. */
+const LONGEST_PAUSE_MS = 4_000;
 /** How long a new leader waits for what is kept. */
 const RECALL_MS = 500;
 /** The server knows an idempotency key for 24 h: what is older could be stored twice. */
@@ -35,14 +38,16 @@ export class Page implements Host {
   #user: string | undefined;
   #store: Store | undefined;
   #tabs: Tabs | undefined;
-  /** The numbers of sends in the store, by their text. */
-  readonly #kept = new Map<string, Promise<IDBValidKey | undefined>>();
+  /** The numbers of sends in the store. */
+  readonly #kept = new Map<Item, Promise<IDBValidKey | undefined>>();
   /** Sends of others that this page has taken over. */
   readonly #adopted = new Set<string>();
   #turn = defer<void>();
   #away: ReturnType<typeof defer<void>> | undefined;
   #isLeading = false;
   #receiver = "";
+  /** When the next try to connect is overdue, by `performance.now()`. */
+  #dueMs = 0;
   /** Acknowledgements without an answer. */
   readonly #unanswered = new Set<AckForms>();
 
@@ -62,9 +67,15 @@ export class Page implements Host {
     // To the handlers of this tab it is the server.
     const wire: Pick<Wire, "maxAcks" | "ack"> = { maxAcks: Number.POSITIVE_INFINITY, ack: async (run, forms) => this.#processed(run, forms) };
     parts.inbox.acks.use(wire as Wire);
-    parts.outbox.keeper = { keep: (text) => this.#keep(text), drop: (text) => this.#drop(text) };
-    for (const name of ["pagehide", "freeze", "pageshow", "resume"])
-      (name.startsWith("page") ? globalThis : document).addEventListener(name, () => this.#lifecycle(name));
+    parts.outbox.keeper = { keep: (item) => void this.#keep(item), drop: (item) => this.#drop(item) };
+    line.mute.transports = this.#note()?.split(" ") ?? [];
+    addEventListener("online", () => {
+      // What the old network swallowed the new one may let through.
+      line.mute.transports = [];
+      line.nudge();
+    });
+    for (const name of ["pagehide", "pageshow"]) addEventListener(name, () => this.#lifecycle(name));
+    for (const name of ["freeze", "resume", "visibilitychange"]) document.addEventListener(name, () => this.#lifecycle(name));
   }
 
   /** Whether another tab has the connection, or this page is left. */
@@ -102,6 +113,8 @@ export class Page implements Host {
 
   /** How the connection is, for the other tabs. */
   tell(status: Status, sender: Sender | undefined): void {
+    this.#note(this.#line.mute.transports.join(" "));
+    this.#dueMs = performance.now() + LONGEST_PAUSE_MS;
     this.#tabs?.tell(status, sender);
     if (status.state === "closed") this.#tabs?.leave();
   }
@@ -110,11 +123,12 @@ export class Page implements Host {
     const { error } = status;
     const { outbox } = this.#parts;
     outbox.use(sender && { send: (text) => sender.send(text).catch((thrown) => Promise.reject(this.#revive(thrown))) });
-    this.#line.followed(error ? { ...status, error: this.#revive(error) } : status);
+    this.#line.become(error ? { ...status, error: this.#revive(error) } : status);
   }
 
   asked(): void {
-    this.#line.asked();
+    // A hidden tab's timers are slow, and this one asks because it is not.
+    if (performance.now() > this.#dueMs) this.#line.nudge();
   }
 
   leads(isLeading: boolean): void {
@@ -162,7 +176,20 @@ export class Page implements Host {
     this.#say(run, forms);
   }
 
+  /** Notes for this tab's later pages which transports something on the way swallows. @returns what is noted */
+  #note(text?: string): string | null {
+    try {
+      if (text !== undefined) sessionStorage.setItem(`handover.mute ${this.#parts.base}`, text);
+      return sessionStorage.getItem(`handover.mute ${this.#parts.base}`);
+    } catch {
+      // In a page that may store nothing.
+      return null;
+    }
+  }
+
   #lifecycle(name: string): void {
+    if (name !== "pagehide" && name !== "freeze" && document.visibilityState !== "hidden") this.#line.nudge();
+    if (name === "visibilitychange") return;
     if (name === "pageshow" || name === "resume") {
       this.#away?.resolve();
       this.#away = undefined;
@@ -261,16 +288,18 @@ export class Page implements Host {
     this.#store?.drop(key);
   }
 
-  #keep(text: string): Promise<unknown> {
-    const kept = this.#kept.get(text) ?? (this.#adopted.has(text) ? undefined : this.#store?.keep({ tab: this.id, text, atMs: Date.now() }));
-    if (kept) this.#kept.set(text, kept);
-    return kept ?? Promise.resolve();
+  async #keep(item: Item): Promise<void> {
+    const { text, onQueued } = item;
+    if (!this.#store || this.#kept.has(item) || this.#adopted.has(text)) return;
+    const kept = this.#store.keep({ tab: this.id, text, atMs: Date.now() });
+    this.#kept.set(item, kept);
+    if ((await kept) !== undefined) onQueued?.();
   }
 
-  #drop(text: string): void {
+  #drop(item: Item): void {
     const store = this.#store;
-    void this.#kept.get(text)?.then((key) => key !== undefined && store?.drop(key));
-    this.#kept.delete(text);
+    void this.#kept.get(item)?.then((key) => key !== undefined && store?.drop(key));
+    this.#kept.delete(item);
   }
 
   /** What earlier users have left behind here, unless they are there in another tab. */

@@ -6,6 +6,7 @@ import type { Http } from "./http.ts";
 import type { Inbox } from "./inbox.ts";
 import type { Report } from "./listeners.ts";
 import type { Unsent } from "./message.ts";
+import type { Mute } from "./mute.ts";
 import type { Outbox } from "./outbox.ts";
 import type { Token } from "./token.ts";
 import type { Status, Timing, Transport } from "./wire.ts";
@@ -37,10 +38,11 @@ export interface Parts {
 
 /** What a connection is told by the page where it is. */
 export interface Line {
+  readonly mute: Mute;
   /** How the connection is that another tab has. */
-  followed(status: Status): void;
+  become(status: Status): void;
   /** Another tab has the connection from now on, or this page is left. */
   over(): void;
-  /** Another tab asks whether anybody is there. */
-  asked(): void;
+  /** Something suggests that the network, or the page, is back. */
+  nudge(): void;
 }

@@ -1,8 +1,16 @@
 /**
  * Which messages this application has processed, so that a repeat is acknowledged and not handled again.
- * In memory for now: it lives as long as the page. A store that outlives the page (IndexedDB) goes here.
+ * It lives as long as the page; what outlives a page is in store.ts.
  * @module
  */
+
+/** Removes the oldest of more than `limit`. */
+export function forgetOldest<K>(all: Set<K> | Map<K, unknown>, limit: number): void {
+  for (const oldest of all.keys()) {
+    if (all.size <= limit) return;
+    all.delete(oldest);
+  }
+}
 
 /** A set that forgets its oldest members. */
 export class Seen {
@@ -14,20 +22,15 @@ export class Seen {
     this.#limit = limit;
   }
 
-  /** The members, the oldest first. */
-  [Symbol.iterator](): IterableIterator<string> {
-    return this.#keys.values();
-  }
-
   has(key: string): boolean {
     return this.#keys.has(key);
   }
 
   /** @returns whether it is new */
   add(key: string): boolean {
-    if (this.#keys.has(key)) return false;
+    const isNew = !this.#keys.has(key);
     this.#keys.add(key);
-    if (this.#keys.size > this.#limit) for (const oldest of this.#keys) return this.#keys.delete(oldest);
-    return true;
+    forgetOldest(this.#keys, this.#limit);
+    return isNew;
   }
 }

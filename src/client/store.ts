@@ -3,6 +3,7 @@
  * @module
  */
 import { MAX_SEEN } from "./intake.ts";
+import { listOf, parseText } from "./json.ts";
 
 /** So many marks are made before the oldest are removed. */
 const PRUNE_EVERY = 1_000;
@@ -20,8 +21,11 @@ export interface Kept {
 }
 
 export class Store {
+  readonly #name: string;
   readonly #db: IDBDatabase;
-  #marks: string[] = [];
+  #marks: (readonly [string, number])[] = [];
+  /** Marks that are not there to stay yet. */
+  readonly #unsure = new Set<string>();
   #untilPrune = 0;
 
   /** @throws DOMException where this browser keeps nothing for the page */
@@ -31,16 +35,18 @@ export class Store {
       opening.result.createObjectStore("outbox", { autoIncrement: true });
       opening.result.createObjectStore("seen").createIndex("at", "at");
     };
-    return new Store(
-      await new Promise((resolve, reject) => {
-        opening.onsuccess = () => resolve(opening.result);
-        opening.onerror = () => reject(opening.error);
-      }),
-    );
+    const db = await new Promise<IDBDatabase>((resolve, reject) => {
+      opening.onsuccess = () => resolve(opening.result);
+      opening.onerror = () => reject(opening.error);
+    });
+    return new Store(name, db);
   }
 
-  private constructor(db: IDBDatabase) {
+  private constructor(name: string, db: IDBDatabase) {
+    this.#name = name;
     this.#db = db;
+    // What this tab had processed when it was loaded again is from before this page.
+    for (const key of listOf(parseText(this.#noted()))) this.mark(String(key), performance.timeOrigin);
     // Somebody removes it.
     db.onversionchange = () => db.close();
   }
@@ -55,9 +61,9 @@ export class Store {
     return keys.map((key, index) => [String(key), values[index]?.at ?? 0]);
   }
 
-  /** Remembers that a message was processed. Those of one turn share a transaction, which is on its way before the page can go. */
-  mark(key: string): void {
-    if (this.#marks.push(key) === 1) queueMicrotask(() => this.#flush());
+  /** Remembers that a message was processed. Those of one turn share a transaction. */
+  mark(key: string, atMs = Date.now()): void {
+    if (this.#marks.push([key, atMs]) === 1) queueMicrotask(() => void this.#flush());
   }
 
   /** The sends of earlier pages, and of other tabs, in their order. */
@@ -75,14 +81,31 @@ export class Store {
     this.#work("outbox", "readwrite", (store) => store.delete(key)).catch(() => {});
   }
 
-  /** Closed, or full: what this page has shown it still knows. */
-  #flush(): void {
+  async #flush(): Promise<void> {
     const marks = this.#marks;
     this.#marks = [];
-    const put = (store: IDBObjectStore) => marks.map((key) => store.put({ at: Date.now() }, key)).at(-1) as IDBRequest;
-    this.#work("seen", "readwrite", put).catch(() => {});
-    this.#untilPrune -= marks.length;
-    if (this.#untilPrune < 0) void this.#prune().catch(() => {});
+    // A page that goes in this moment takes a transaction with it, and this not.
+    for (const [key] of marks) this.#unsure.add(key);
+    this.#noted(JSON.stringify([...this.#unsure]));
+    try {
+      await this.#work("seen", "readwrite", (store) => marks.map(([key, at]) => store.put({ at }, key)).at(-1) as IDBRequest);
+      this.#untilPrune -= marks.length;
+      if (this.#untilPrune < 0) await this.#prune();
+    } catch {
+      // Closed, or full: what this page has shown it still knows.
+    }
+    for (const [key] of marks) this.#unsure.delete(key);
+    this.#noted(JSON.stringify([...this.#unsure]));
+  }
+
+  /** This tab's own note, which is written at once. @returns what it says */
+  #noted(text?: string): string | null {
+    try {
+      if (text !== undefined) sessionStorage.setItem(this.#name, text);
+      return sessionStorage.getItem(this.#name);
+    } catch {
+      return null;
+    }
   }
 
   async #prune(): Promise<void> {

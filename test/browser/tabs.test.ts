@@ -2,6 +2,7 @@
  * The tabs of one user in a real browser: one connection, every tab's handlers, and what happens when the tab that has the connection goes.
  */
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it, vi } from "vitest";
+import { connect } from "../../src/client/index.ts";
 import { type App, type AppOptions, openApp, serveApp } from "../support/app.ts";
 import { DEADLINE_MS, launchPlainChromium, type PlainBrowser } from "../support/browser.ts";
 import { type Caller, type DemoServer, openCaller, startServer } from "../support/demo.ts";
@@ -11,6 +12,22 @@ import { played } from "../support/soak.ts";
 const ROUNDS = Number(process.env.HANDOVER_ROUNDS ?? 3);
 
 vi.setConfig({ testTimeout: 40_000 + ROUNDS * 10_000, hookTimeout: 60_000 });
+
+/** How many sends the page keeps. */
+const KEPT = `indexedDB.databases().then(([{ name }]) => new Promise((resolve) => {
+  const opening = indexedDB.open(name);
+  opening.onsuccess = () => {
+    const count = opening.result.transaction("outbox").objectStore("outbox").count();
+    count.onsuccess = () => resolve(count.result);
+    opening.result.close();
+  };
+}))`;
+
+/** On the WebSocket they get lost. */
+const LOSE_ACKS = `(() => {
+  const send = WebSocket.prototype.send;
+  WebSocket.prototype.send = function (text) { if (!String(text).includes('"op":"ack"')) send.call(this, text); };
+})()`;
 
 const eventually = (check: () => void | Promise<void>) => vi.waitFor(check, { timeout: DEADLINE_MS, interval: 25 });
 const sorted = (texts: readonly string[]) => [...texts].sort();
@@ -64,20 +81,17 @@ describeWith(CHROMIUM, "The tabs of one user", () => {
   const connected = () => apps.filter((app) => app.isConnected());
   /** The one tab that has the connection. */
   const leader = async (among: () => readonly App[] = () => apps) => {
-    await eventually(() => expect(among().filter((app) => app.isConnected())).toHaveLength(1)).catch(async (error) => {
-      for (const app of apps) console.log(app.log.slice(-12).join(" | "));
-      for (const app of apps)
-        console.log(
-          app.isConnected(),
-          await Promise.race([
-            app.page.evaluate("JSON.stringify([handover.status, handover.id, errors, document.visibilityState])"),
-            new Promise((r) => setTimeout(() => r("no answer"), 1000)),
-          ]),
-        );
-      console.log(await apps.at(-1)?.page.evaluate("navigator.locks.query().then(l=>JSON.stringify(l, null, 1))"));
-      throw error;
-    });
+    await eventually(() => expect(among().filter((app) => app.isConnected())).toHaveLength(1));
     return among().find((app) => app.isConnected()) as App;
+  };
+  /** What waits in a user's mailbox, in order. */
+  const readAll = async (user: string, count: number): Promise<unknown[]> => {
+    const got: unknown[] = [];
+    const handover = connect(server.url, { token: () => tokenOf(user) });
+    handover.on("note", (message) => got.push(message.data));
+    await eventually(() => expect(got.length).toBeGreaterThanOrEqual(count));
+    await handover.close();
+    return got;
   };
   const send = (text: string, type = "note") => caller.send("user2", text, type);
   const shows = (app: App, texts: readonly string[]) => eventually(async () => expect(sorted(await app.shown())).toEqual(sorted(texts)));
@@ -115,7 +129,6 @@ describeWith(CHROMIUM, "The tabs of one user", () => {
         const first = await leader();
         await sendAll(apps, 2);
         if (how !== "freeze") for (const app of apps) await shows(app, due.get(app) ?? []);
-        console.log(round, how);
         const startedMs = performance.now();
         if (how === "close") void close(first);
         else if (how === "crash") void first.crash().then(() => close(first));
@@ -137,5 +150,157 @@ describeWith(CHROMIUM, "The tabs of one user", () => {
     expect(apps.flatMap((app) => app.problems)).toEqual([]);
     const times = [...slowest].map(([how, ms]) => `${how} ${Math.round(ms)} ms`).join(", ");
     played(`${ROUNDS} rounds, ${count} messages; slowest takeover: ${times}`);
+  });
+
+  it("[C34] what a page sends while the server is away arrives once, also after a reload in between, and onQueued says that it waits", async () => {
+    await serve();
+    const app = await open();
+    await server.kill();
+    await app.until("handover.status.state !== 'online'");
+    // In this page, and then, with its answer still open, in the next one.
+    await app.page.evaluate(`(async () => {
+      for (const text of ["one", "two", "three"]) await new Promise((kept) => void handover.send("user3", "note", text, { onQueued: kept }).catch(() => {}));
+    })()`);
+    await app.page.reload();
+    await app.page.evaluate(
+      `new Promise((kept) => void handover.send("user3", "note", "four", { onQueued: kept }).then(() => { globalThis.isAccepted = true; }))`,
+    );
+    server = await server.restart();
+    await app.until("globalThis.isAccepted === true");
+    const got = await readAll("user3", 4);
+    // Those of one page in their order.
+    expect(got.filter((text) => text !== "four")).toEqual(["one", "two", "three"]);
+    expect(got).toContain("four");
+    await eventually(async () => expect(await app.page.evaluate(KEPT)).toBe(0));
+  });
+
+  it("[C35] a kept send that the server refuses for good is given back, with the reason, to the page that is there by then", async () => {
+    await serve();
+    const app = await open();
+    await server.kill();
+    await app.until("handover.status.state !== 'online'");
+    await app.page.evaluate(`new Promise((kept) => void handover.send("nobody but spaces", "note", "wrong", { onQueued: kept }).catch(() => {}))`);
+    await app.page.reload();
+    server = await server.restart();
+    await app.until("unsent.length === 1");
+    expect(await app.page.evaluate("({ ...unsent[0].message, code: unsent[0].error.code })")).toMatchObject({
+      to: { user: "nobody but spaces" },
+      type: "note",
+      data: "wrong",
+      code: "bad-request",
+    });
+    expect(await app.page.evaluate(KEPT)).toBe(0);
+  });
+
+  it("[C36] another user finds nothing of the last one's", async () => {
+    await serve();
+    const app = await open();
+    await server.kill();
+    await app.until("handover.status.state !== 'online'");
+    await app.page.evaluate(`new Promise((kept) => void handover.send("user1", "note", "mine", { onQueued: kept }).catch(() => {}))`);
+    expect(await app.page.evaluate(KEPT)).toBe(1);
+    server = await server.restart();
+    await app.page.goto("about:blank");
+    await browser.context.unroute(`${server.url}/app*`);
+    await serveApp(browser.context, server.url, { token: await tokenOf("user3") });
+    await app.page.goto(`${server.url}/app`);
+    await app.online();
+    const names = await app.page.evaluate("indexedDB.databases().then((all) => all.map(({ name }) => name))");
+    expect(names).toEqual([`handover ${server.url} user3`]);
+  });
+
+  it("[C37] a message that was processed is not shown again after a reload, nor in a tab that is opened later, although its acknowledgement was lost", async () => {
+    await serve();
+    const app = await open();
+    // The page's last word too.
+    await app.page.evaluate(LOSE_ACKS);
+    await app.page.evaluate("(() => { globalThis.fetch = () => new Promise(() => {}); })()");
+    const id = await send("once");
+    await shows(app, ["once"]);
+    expect(await caller.state(id)).toBe("waiting");
+    await app.page.reload();
+    await acked(id);
+    const later = await open();
+    await send("next");
+    await shows(app, ["once", "next"]);
+    await shows(later, ["next"]);
+  });
+
+  it("[C38] acknowledged when the handlers of all tabs are done: one that fails in a tab comes again there and nowhere else", async () => {
+    await serve();
+    await openMany(3);
+    const [slow, failing] = apps as [App, App, App];
+    await slow.evaluate((scope) => {
+      scope.work = () => new Promise<void>((resolve) => Object.assign(scope, { finish: resolve }));
+    });
+    await failing.evaluate((scope) => {
+      let calls = 0;
+      scope.work = () => {
+        calls += 1;
+        if (calls === 1) throw new Error("not yet");
+      };
+    });
+    const id = await send("for all");
+    await shows(apps[2] as App, ["for all"]);
+    await slow.until("globalThis.finish !== undefined");
+    expect(await caller.state(id)).toBe("waiting");
+    await slow.page.evaluate("finish()");
+    await acked(id);
+    for (const app of apps) await shows(app, ["for all"]);
+  });
+
+  it("[C38] a tab that closes in the middle is waited for no longer; what only it wanted waits for the next tab that does", async () => {
+    await serve();
+    await openMany(2);
+    const first = await leader();
+    const other = apps.find((app) => app !== first) as App;
+    await other.evaluate((scope) => {
+      scope.work = () => new Promise(() => {});
+      scope.handover.on("rare", () => new Promise(() => {}));
+    });
+    const [id, rare] = [await send("a"), await send("b", "rare")];
+    await shows(first, ["a"]);
+    expect([await caller.state(id), await caller.state(rare)]).toEqual(["waiting", "waiting"]);
+    await close(other);
+    await acked(id);
+    expect(await caller.state(rare)).toBe("waiting");
+    await first.evaluate((scope) => {
+      scope.handover.on("rare", () => {});
+    });
+    await acked(rare);
+  });
+
+  it("[C39] without Web Locks, or with share: false, every tab has a connection of its own, and shows each message once", async () => {
+    await serve({ share: false });
+    await openMany(2);
+    await browser.context.unroute(`${server.url}/app*`);
+    await serve();
+    await browser.context.addInitScript("if (location.search === '?bare') Object.defineProperty(navigator, 'locks', { value: undefined })");
+    const bare = await openApp(browser.context, server.url, "?bare");
+    apps.push(bare);
+    await bare.online();
+    expect(connected()).toHaveLength(3);
+    const id = await send("each");
+    for (const app of apps) await shows(app, ["each"]);
+    await acked(id);
+  });
+
+  it("[C40] a page that is left says once more what it has processed, and one that comes back from the back/forward cache goes on", async () => {
+    await serve();
+    const app = await open();
+    await app.page.evaluate(LOSE_ACKS);
+    const first = await send("first");
+    await shows(app, ["first"]);
+    expect(await caller.state(first)).toBe("waiting");
+    await app.page.evaluate("globalThis.isSame = true");
+    await app.page.goto("about:blank");
+    await acked(first);
+    const second = await send("meanwhile");
+    await app.page.goBack({ waitUntil: "commit" });
+    await shows(app, ["first", "meanwhile"]);
+    expect(await app.page.evaluate("globalThis.isSame")).toBe(true);
+    await app.page.evaluate("dispatchEvent(new Event('pagehide'))");
+    await acked(second);
+    expect(app.problems).toEqual([]);
   });
 });

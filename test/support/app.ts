@@ -27,13 +27,14 @@ export interface AppOptions extends Pick<ConnectOptions, "share" | "transports" 
 export interface App {
   readonly page: Page;
   readonly problems: string[];
-  readonly log: string[];
   /** What the handler was given in this tab, in order, over reloads. */
   shown(): Promise<string[]>;
   /** Whether this tab has a connection of its own. */
   isConnected(): boolean;
   evaluate<R>(run: (scope: Scope) => R | Promise<R>): Promise<R>;
   online(): Promise<void>;
+  /** Waits until this is so in the page; not by frames, of which a hidden tab has none. */
+  until(expression: string): Promise<void>;
   crash(): Promise<void>;
   /** Keeps its thread busy. */
   hang(forMs: number): void;
@@ -62,16 +63,14 @@ export async function serveApp(context: BrowserContext, origin: string, options:
   await context.route(`${origin}/app*`, (route) => route.fulfill({ contentType: "text/html", body: html }));
   for (const [name, file] of SCRIPTS) {
     const body = readFileSync(file, "utf8");
-    await context.route(`${origin}/${name}`, (route) => route.fulfill({ contentType: "text/javascript", body }));
+    await context.route(`${origin}/${name}*`, (route) => route.fulfill({ contentType: "text/javascript", body }));
   }
 }
 
 /** Opens the application in a new tab. */
-export async function openApp(context: BrowserContext, origin: string): Promise<App> {
+export async function openApp(context: BrowserContext, origin: string, search = ""): Promise<App> {
   const page = await context.newPage();
   const problems: string[] = [];
-  const log: string[] = [];
-  page.on("console", (message) => log.push(message.text()));
   const sockets = new Set<WebSocket>();
   page.on("pageerror", (error) => problems.push(String(error)));
   page.on("websocket", (socket) => {
@@ -84,15 +83,16 @@ export async function openApp(context: BrowserContext, origin: string): Promise<
     return cdp;
   };
   const setState = async (state: "frozen" | "active") => (await session()).send("Page.setWebLifecycleState", { state });
-  await page.goto(`${origin}/app`);
+  const until = async (expression: string) => void (await page.waitForFunction(expression, undefined, { polling: 50 }));
+  await page.goto(`${origin}/app${search}`);
   return {
     page,
     problems,
-    log,
     shown: () => page.evaluate(() => (sessionStorage.shown ?? "").split("\n").slice(0, -1)),
     isConnected: () => sockets.size > 0,
     evaluate: (run) => page.evaluate(`(${run.toString()})(globalThis)`) as never,
-    online: async () => void (await page.waitForFunction("handover.status.state === 'online'")),
+    online: () => until("handover.status.state === 'online'"),
+    until,
     async crash() {
       const crashed = new Promise((resolve) => page.once("crash", resolve));
       // It is never answered.

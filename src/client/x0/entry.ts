@@ -4,7 +4,6 @@
  */
 import { type HandoverError, lost, readProblem } from "../error.ts";
 import { isRecord, parseText } from "../json.ts";
-import { readClaims } from "../token.ts";
 import { sessionValue } from "./page.ts";
 
 const ANSWER_MS = 10_000;
@@ -15,8 +14,6 @@ export class Entry {
   refusal: HandoverError | undefined;
   /** Whether any session value is who it says. */
   isDemo = false;
-  /** Whose mailbox it is; empty: not known yet. */
-  user = "";
 
   /** @param base  the server's address, without a slash at the end */
   constructor(base: string) {
@@ -38,7 +35,6 @@ export class Entry {
     this.isDemo = response.status === 201;
     const token = isRecord(answer) && this.isDemo ? answer.token : value;
     if (!response.ok || typeof token !== "string") throw lost(`/x0/session answered ${response.status} with something that is not of this server.`);
-    this.user = String(readClaims(token).sub ?? "");
     return token;
   }
 

@@ -7,7 +7,6 @@ import { type ClientErrorCode, connect, type Handover, type Message, type Status
 import type { Entry } from "./entry.ts";
 import type { Notice } from "./notice.ts";
 import { finishIndicator, type MsgHandler, sessionValue } from "./page.ts";
-import { Shown } from "./shown.ts";
 
 /** A server that answers on x0's address and never on `/v1`, so often: something between lets only the one through. */
 const MAX_DOUBTS = 3;
@@ -23,7 +22,6 @@ export class Receiving {
   readonly #entry: Entry;
   readonly #notice: Notice;
   readonly #texts: Texts;
-  readonly #shown = new Shown();
   /** Whose polling is in use; undefined: x0's client has not asked yet, or has no session. */
   #use: "ours" | "original" | undefined;
   #handover: Handover | undefined;
@@ -62,10 +60,7 @@ export class Receiving {
 
   /** Acknowledged when this resolves; given again when it rejects. */
   async #process(handler: MsgHandler, message: Message): Promise<void> {
-    const { isDemo, user } = this.#entry;
-    // A message to several users is the same message to each of them.
-    const name = `${user} ${message.source} ${message.id}`;
-    if (this.#shown.has(name)) return;
+    const { isDemo } = this.#entry;
     // The value cannot be held against its hash here; where there are such ids, anybody may come with any value.
     const x0Message = messageOf(message, (_value, id) => isDemo && isHashedId(id));
     if (!x0Message) throw new TypeError("This is not what x0's messages are.");
@@ -73,7 +68,6 @@ export class Receiving {
     // At once: the next message of the same turn has an indicator of its own.
     finishIndicator(x0Message);
     await processing;
-    this.#shown.add(name);
   }
 
   #became({ state, error }: Status): void {
