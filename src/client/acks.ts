@@ -85,8 +85,9 @@ export class Acks {
       this.#failures = 0;
     } catch (thrown) {
       const error = asHandoverError(thrown);
-      if (!error.retryable && error.status !== 401) this.#report(error);
-      if ((!error.retryable && error.status !== 401) || epoch !== this.#epoch) return;
+      const isFinal = !error.retryable && error.status !== 401;
+      if (isFinal) this.#report(error);
+      if (isFinal || epoch !== this.#epoch) return;
       // What was said since then about the same entry is newer.
       for (const [seq, verdict] of batch) if (!this.#waiting.has(seq)) this.#waiting.set(seq, verdict);
       if (wire !== this.#wire) return this.#schedule();

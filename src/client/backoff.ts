@@ -30,6 +30,16 @@ export async function pause(waitMs: number, signal?: AbortSignal): Promise<void>
   forget();
 }
 
+/** The first of these that is settled; undefined, when none is in time. */
+export async function within<T>(waitMs: number, ...promises: readonly (T | Promise<T>)[]): Promise<T | undefined> {
+  const over = new AbortController();
+  try {
+    return (await Promise.race([...promises, pause(waitMs, over.signal)])) as T | undefined;
+  } finally {
+    over.abort();
+  }
+}
+
 /** Calls `then` when a signal is aborted; at once, when it is already. @returns a function that takes that back */
 export function onAbort(signal: AbortSignal | undefined, then: () => void): () => void {
   if (signal?.aborted) then();

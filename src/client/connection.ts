@@ -10,7 +10,7 @@
  * @module
  */
 import { Acks } from "./acks.ts";
-import { backoffMs, pause } from "./backoff.ts";
+import { backoffMs, pause, within } from "./backoff.ts";
 import { asHandoverError, ENDED, HandoverError, OTHER_USER, SILENCE } from "./error.ts";
 import { isTokenRefused } from "./http.ts";
 import { Listeners } from "./listeners.ts";
@@ -87,9 +87,7 @@ export class Connection implements Line {
     // Handlers that have just resolved are still acknowledged.
     await pause(0);
     const answers = Promise.all([inbox.acks.settle().then(() => this.#page?.acks.settle()), sends]);
-    const late = new AbortController();
-    await Promise.race([answers, this.#wire?.ended ?? answers, pause(CLOSE_MS, late.signal)]);
-    late.abort();
+    await within<unknown>(CLOSE_MS, answers, this.#wire?.ended ?? answers);
     this.#end(why, { state: "closed" });
   }
 
@@ -182,7 +180,7 @@ export class Connection implements Line {
   /** Looks now and then whether a transport before this one gets through by now. Resolves with its wire, or with the end of this one. */
   async #better(current: Wire, isHasty: boolean, over: AbortSignal): Promise<Wire | HandoverError> {
     const { timing, transports } = this.#parts;
-    const better = transports.slice(0, Math.max(transports.indexOf(current.transport), 0));
+    const better = transports.slice(0, transports.indexOf(current.transport));
     for (let waitMs = isHasty ? 0 : this.#probeMs; better.length > 0; waitMs = this.#probeMs) {
       await pause(waitMs, over);
       for (const transport of better) {

@@ -61,6 +61,9 @@ export const ENDED = "The connection has ended.";
 /** What is said of what was another user's, in a page whose user has changed. */
 export const OTHER_USER = "This was another user's.";
 
+/** Nothing came in time. */
+export const silent = (): HandoverError => lost(SILENCE, { cause: SILENCE });
+
 /** What came is not of this protocol. */
 export const garbled = (what: string): HandoverError => lost(`Not understood: ${what}.`);
 

@@ -58,9 +58,9 @@ export class Http {
     let text = "";
     try {
       response = await fetch(this.#base + path, {
-        method: method ?? (body === undefined ? "GET" : "POST"),
-        headers: { authorization: `Bearer ${token}`, ...(body !== undefined && { "content-type": "application/json" }) },
-        ...(body !== undefined && { body }),
+        method: method ?? (body ? "POST" : "GET"),
+        headers: { authorization: `Bearer ${token}`, ...(body && { "content-type": "application/json" }) },
+        ...(body && { body }),
         signal: stop.signal,
         cache: "no-store",
       });

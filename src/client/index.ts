@@ -100,7 +100,7 @@ class Handover<Messages extends object = Record<string, unknown>> {
     const { window = 32, handlerTimeoutMs = 60_000, transports = ["websocket", "sse", "poll"] } = options;
     const onError = options.onError ?? ((...what) => console.error("Handover:", ...what));
     // The async wrapper turns a throw into a rejection; it is called at once.
-    const report: Report = (...what) => void (async () => onError(...(what as [unknown, Message?])))().catch((thrown) => console.error(thrown));
+    const report: Report = (...what) => void (async () => onError(...(what as [unknown, Message?])))().catch(console.error);
     const warn = options.onWarning ?? ((text: string) => console.warn(`Handover: ${text}`));
     const token = new Token(options.token, () => this.#connection.changeUser());
     this.#timing = { ...TIMING, ...options.timing };

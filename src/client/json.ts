@@ -26,3 +26,8 @@ export function parseText(text: unknown): unknown {
     return undefined;
   }
 }
+
+/** Seconds as ms; undefined when they are none. */
+export function secondsOf(value: unknown): number | undefined {
+  return typeof value === "number" ? value * 1000 : undefined;
+}

@@ -48,9 +48,8 @@ export class Outbox {
     if (this.#closed) throw this.#closed;
     if (this.#items.size >= (this.#wire ? MAX_ONLINE : MAX_OFFLINE)) throw new HandoverError("outbox-full", "Too many sends.", { retryable: true });
     const item: Item = { text, onQueued, answer: defer(), isReady: true, tries: 0, timer: undefined };
-    const abort = () => item.answer.reject(signal?.reason);
+    const forget = onAbort(signal, () => item.answer.reject(signal?.reason));
     this.#items.add(item);
-    const forget = onAbort(signal, abort);
     if (!this.#wire) this.keeper?.keep(item);
     this.#pass(item);
     try {
@@ -103,16 +102,13 @@ export class Outbox {
   #failed(item: Item, wire: Sender, error: HandoverError): void {
     const isFull = error.status === 507;
     const isHopeless = error.code === "internal" && item.tries >= MAX_INTERNAL_ERRORS - 1;
-    if (!error.retryable || isFull || isHopeless || !this.#items.has(item)) {
-      item.answer.reject(error);
+    const why = !error.retryable || isFull || isHopeless || !this.#items.has(item) ? error : this.#closed;
+    if (why) {
+      item.answer.reject(why);
       return;
     }
     const isMoved = error.code === "connection-lost" && wire !== this.#wire;
     const waitMs = isMoved ? 0 : backoffMs(item.tries++) + (error.retryAfterMs ?? 0);
-    if (this.#closed) {
-      item.answer.reject(this.#closed);
-      return;
-    }
     item.timer = setTimeout(() => {
       item.timer = undefined;
       item.isReady = true;

@@ -2,7 +2,7 @@
  * The token: asked for when needed, kept while it is good, replaced before it ends.
  * @module
  */
-import { pause } from "./backoff.ts";
+import { within } from "./backoff.ts";
 import { HandoverError } from "./error.ts";
 import { isRecord, parseText } from "./json.ts";
 
@@ -78,23 +78,20 @@ export class Token {
   }
 
   async #ask(): Promise<string> {
-    const over = new AbortController();
     try {
-      const token: unknown = await Promise.race([this.#source(), pause(ANSWER_MS, over.signal)]);
-      if (typeof token !== "string" || token === "") throw "no text, or not in time";
+      const token: unknown = await within(ANSWER_MS, this.#source());
+      if (typeof token !== "string" || token === "") throw "no text in time";
       return token;
     } catch (cause) {
       throw new HandoverError("token-failed", `token() failed: ${String(cause)}`, { retryable: true, cause });
-    } finally {
-      over.abort();
     }
   }
 }
 
 /** Whether two tokens are of the same user and session: one can then replace the other on a connection. */
 export function isSameSession(one: string, other: string): boolean {
-  const [a, b] = [readClaims(one), readClaims(other)];
-  return a.sub === b.sub && a.sid === b.sid;
+  const [{ sub, sid }, claims] = [readClaims(one), readClaims(other)];
+  return sub === claims.sub && sid === claims.sid;
 }
 
 /** What a JWT says; nothing, when it is none (a service key). Not verified: the server does that. */

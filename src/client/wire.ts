@@ -3,8 +3,8 @@
  * @module
  */
 import type { AckForms } from "../protocol.ts";
-import { onAbort, pause } from "./backoff.ts";
-import { HandoverError, lost, SILENCE } from "./error.ts";
+import { onAbort, within } from "./backoff.ts";
+import { HandoverError, silent } from "./error.ts";
 import type { Http } from "./http.ts";
 import { isSeq } from "./json.ts";
 import type { Sent } from "./message.ts";
@@ -124,18 +124,19 @@ export type Open = (opening: Opening) => Promise<Wire>;
  * @throws HandoverError why it is not
  */
 export async function opened(wire: Wire, ready: Promise<unknown>, { signal, timing }: Opening, withinMs = timing.openMs): Promise<Wire> {
-  const over = new AbortController();
   const forget = onAbort(signal, () => wire.close());
-  const late = pause(withinMs, over.signal).then(() => lost(`${wire.transport}: ${SILENCE}`, { cause: SILENCE }));
   try {
-    const why = await Promise.race([ready, wire.ended, late]);
-    if (why instanceof HandoverError) throw why;
-    return wire;
+    const first = await within<Wire | HandoverError>(
+      withinMs,
+      ready.then(() => wire),
+      wire.ended,
+    );
+    if (first === wire) return wire;
+    throw first ?? silent();
   } catch (error) {
     wire.close();
     throw error;
   } finally {
-    over.abort();
     forget();
   }
 }

@@ -5,7 +5,7 @@
  */
 import { backoffMs, pause } from "../backoff.ts";
 import { asHandoverError, ENDED, type HandoverError, lost, readProblem } from "../error.ts";
-import { isRecord, parseText } from "../json.ts";
+import { isRecord, parseText, secondsOf } from "../json.ts";
 import { afterDrain, type Opening, opened, take, type Wire } from "../wire.ts";
 import { BesideWire } from "./beside.ts";
 
@@ -23,34 +23,32 @@ export async function openEvents(opening: Opening): Promise<Wire> {
 class EventsWire extends BesideWire {
   readonly transport = "sse";
   #rest = "";
-  #problem: HandoverError | undefined;
-  #drainMs: number | undefined;
   #token = "";
   #isReady = false;
+  /** What the server said of the stream's end. */
+  #why: HandoverError | undefined;
 
   /** Reads, stream after stream: the server ends each after half a minute, to see who comes back. @param ready  called when mail goes down and requests up */
   async run(ready: () => void): Promise<void> {
     const { http, mail, receiver, timing, token } = this.opening;
-    let why = lost(ENDED);
-    for (let lastedMs = EARLY_MS; lastedMs >= EARLY_MS && !this.signal.aborted && !this.#problem && this.#drainMs === undefined; ) {
-      const { epoch, cursor, window } = mail.position();
-      const query = new URLSearchParams({ receiver, window: `${window}`, ...(epoch !== undefined && { epoch, cursor: `${cursor}` }) });
-      const startedMs = performance.now();
-      this.#rest = "";
-      try {
+    let startedMs: number;
+    try {
+      do {
+        // It comes back as the server has it, within half a second.
+        if (this.#isReady) await pause(backoffMs(1), this.signal);
+        const { epoch, cursor, window } = mail.position();
+        const query = new URLSearchParams({ receiver, window: `${window}`, ...(epoch !== undefined && { epoch, cursor: `${cursor}` }) });
+        startedMs = performance.now();
+        this.#rest = "";
         this.#token = await token.get();
         // A comment comes every 15 s at least.
         const options = { timeoutMs: timing.quietMs + timing.answerMs, signal: this.signal, read: (text: string) => this.#read(text, ready) };
         await http.request(`/v1/events?${query}`, options);
-        lastedMs = performance.now() - startedMs;
-        // As the server has it: within half a second.
-        await pause(backoffMs(1), this.signal);
-      } catch (error) {
-        why = asHandoverError(error);
-        break;
-      }
+      } while (!this.#why && performance.now() - startedMs > EARLY_MS);
+      this.over(this.#why ?? lost(ENDED));
+    } catch (error) {
+      this.over(this.#why ?? asHandoverError(error));
     }
-    this.over(afterDrain(this.#problem ?? why, this.#drainMs));
   }
 
   /** The stream ends with its token, if not before: another one takes its place. */
@@ -64,6 +62,7 @@ class EventsWire extends BesideWire {
 
   /** Takes what came; events end with an empty line, and one that was cut comes again. @see HTML standard, section 9.2.6 */
   #read(text: string, ready: () => void): void {
+    const { mail } = this.opening;
     const events = (this.#rest + text).split("\n\n");
     this.#rest = events.pop() ?? "";
     for (const event of events) {
@@ -72,12 +71,12 @@ class EventsWire extends BesideWire {
       const data = parseText(field("data"));
       if (!isRecord(data)) continue;
       const name = field("event") ?? "deliver";
-      if (name === "problem") this.#problem = readProblem(data);
-      else if (name === "drain" && typeof data.delay === "number") this.#drainMs = data.delay * 1000;
-      else take(this.opening.mail, name, name === "deliver" ? { deliveries: [data] } : data);
-      if (name === "ready" && !this.#isReady)
-        this.ack(this.opening.mail.position().epoch, {}).then(ready, (error: HandoverError) => this.over(error));
-      this.#isReady ||= name === "ready";
+      if (name === "problem") this.#why = readProblem(data);
+      else if (name === "drain") this.#why = afterDrain(lost(ENDED), secondsOf(data.delay));
+      else take(mail, name, name === "deliver" ? { deliveries: [data] } : data);
+      if (name !== "ready" || this.#isReady) continue;
+      this.#isReady = true;
+      this.ack(mail.position().epoch, {}).then(ready, (error: HandoverError) => this.over(error));
     }
   }
 }

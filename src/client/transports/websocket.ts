@@ -5,9 +5,9 @@
 import type { AckForms } from "../../protocol.ts";
 import { alarm } from "../backoff.ts";
 import { type Deferred, defer } from "../deferred.ts";
-import { asHandoverError, ENDED, garbled, HandoverError, lost, readClose, readProblem, SILENCE } from "../error.ts";
+import { asHandoverError, ENDED, garbled, HandoverError, lost, readClose, readProblem, silent } from "../error.ts";
 import { isTokenRefused } from "../http.ts";
-import { isRecord, listOf, parseText } from "../json.ts";
+import { isRecord, listOf, parseText, secondsOf } from "../json.ts";
 import { readSent, type Sent } from "../message.ts";
 import { isSameSession } from "../token.ts";
 import { afterDrain, type Opening, opened, take, type Wire } from "../wire.ts";
@@ -74,7 +74,7 @@ class WebSocketWire implements Wire {
   async send(text: string): Promise<Sent> {
     const ref = ++this.#lastRef;
     const message = `{"ref":${ref},${text.slice(1)}`;
-    if (message.length > MAX_CHARACTERS) throw new HandoverError("too-large", "A message has at most 256 KiB.", { status: 413 });
+    if (message.length > MAX_CHARACTERS) throw new HandoverError("too-large", "It has over 256 KiB.", { status: 413 });
     const answer = this.#expect(ref);
     if (this.#outgoing.length === MAX_MESSAGES || this.#outgoingLength + message.length > MAX_CHARACTERS) this.#flush();
     if (this.#outgoing.push(message) === 1) queueMicrotask(() => this.#flush());
@@ -88,10 +88,10 @@ class WebSocketWire implements Wire {
   }
 
   renew(token: string): boolean {
-    const isSame = isSameSession(token, this.#token);
-    if (isSame && token !== this.#token) this.#write({ op: "auth", token });
-    if (isSame) this.#token = token;
-    return isSame;
+    if (!isSameSession(token, this.#token)) return false;
+    if (token !== this.#token) this.#write({ op: "auth", token });
+    this.#token = token;
+    return true;
   }
 
   close(): void {
@@ -158,7 +158,7 @@ class WebSocketWire implements Wire {
         break;
       }
       case "drain":
-        if (typeof frame.delay === "number") this.#drainMs = frame.delay * 1000;
+        this.#drainMs = secondsOf(frame.delay);
     }
     const { quietMs, answerMs } = this.#opening.timing;
     if (this.#answers.size > 0) this.#watchFor(answerMs, this.#noAnswer);
@@ -166,19 +166,17 @@ class WebSocketWire implements Wire {
   }
 
   #readProblem(value: Record<string, unknown>): HandoverError {
-    const retryAfterMs = typeof value.retryAfter === "number" ? value.retryAfter * 1000 : undefined;
-    return readProblem(value, retryAfterMs) ?? garbled("problem");
+    return readProblem(value, secondsOf(value.retryAfter)) ?? garbled("problem");
   }
 
   /** The one who waits for this ref, who then waits no longer. */
   #answer(ref: unknown): Deferred<unknown> | undefined {
-    if (typeof ref !== "number") return undefined;
-    const answer = this.#answers.get(ref);
-    this.#answers.delete(ref);
+    const answer = this.#answers.get(ref as number);
+    this.#answers.delete(ref as number);
     return answer;
   }
 
-  readonly #noAnswer = (): void => this.#over(lost(SILENCE, { cause: SILENCE }));
+  readonly #noAnswer = (): void => this.#over(silent());
 
   #watchFor(waitMs: number, then: () => void): void {
     this.#unwatch();
