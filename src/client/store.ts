@@ -110,8 +110,10 @@ export class Store {
 
   async #prune(): Promise<void> {
     this.#untilPrune = PRUNE_EVERY;
-    const old = (await this.seen()).slice(0, -MAX_SEEN);
-    if (old[0]) await this.#work("seen", "readwrite", (store) => old.map(([key]) => store.delete(key)).at(-1) as IDBRequest);
+    const excess = (await this.#work("seen", "readonly", (store) => store.count())) - MAX_SEEN;
+    if (excess <= 0) return;
+    const old = await this.#work("seen", "readonly", (store) => store.index("at").getAllKeys(null, excess));
+    await this.#work("seen", "readwrite", (store) => old.map((key) => store.delete(key)).at(-1) as IDBRequest);
   }
 
   async #pairs<T>(name: string, of: (store: IDBObjectStore) => IDBObjectStore | IDBIndex, count?: number): Promise<[IDBValidKey[], T[]]> {
