@@ -13,7 +13,7 @@ import { wireOf } from "./wires.ts";
 /** Ends open so many at a time. */
 const OPENING = 50;
 /** How long what is under way may take when the load ends. */
-const REST_MS = 20_000;
+const REST_MS = 60_000;
 
 const latencies = new Float64Array(2_000_000);
 let latencyCount = 0;

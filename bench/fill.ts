@@ -37,7 +37,6 @@ let crowd: Promise<string> | undefined;
 export function crowdFolder(mailboxes: number): Promise<string> {
   crowd ??= (async () => {
     const own = folder("crowd");
-    process.on("exit", () => own.remove());
     const server = await startHandover({ data: own.path, env: UNCAPPED });
     await fill(server.address, mailboxes, (n) => `crowd-${n}`);
     await server.kill();

@@ -35,10 +35,18 @@ export interface Printed extends Program {
 const running = new Set<ChildProcess>();
 /** What those have started, and would leave behind when they are killed. */
 const offspring = new Set<number>();
+const folders = new Set<string>();
 // Whatever happens to the benchmark, nothing of it stays.
 process.on("exit", () => {
   for (const child of running) child.kill("SIGKILL");
-  for (const pid of offspring) process.kill(pid, "SIGKILL");
+  for (const pid of offspring) {
+    try {
+      process.kill(pid, "SIGKILL");
+    } catch {
+      // It has ended by itself.
+    }
+  }
+  for (const path of folders) rmSync(path, { recursive: true, force: true, maxRetries: 5 });
 });
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => process.exit(1));
 
@@ -97,7 +105,14 @@ export function adopt(pid: number): () => void {
 /** A folder of its own, and how to remove it. */
 export function folder(name: string): { readonly path: string; remove(): void } {
   const path = mkdtempSync(join(tmpdir(), `handover-bench-${name}-`));
-  return { path, remove: () => rmSync(path, { recursive: true, force: true, maxRetries: 5 }) };
+  folders.add(path);
+  return {
+    path,
+    remove() {
+      folders.delete(path);
+      rmSync(path, { recursive: true, force: true, maxRetries: 5 });
+    },
+  };
 }
 
 export async function freePort(): Promise<number> {

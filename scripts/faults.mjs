@@ -102,17 +102,23 @@ for (const fault of chosen) {
     rows: linesOf(reportFile).map(({ fault: what, figures }) => ({ what, figures })),
     leftOut: leftOut.map(({ suite, reason }) => ({ suite, reason })),
   };
-  results.controls[fault] = [];
-  for (const mutation of MUTATIONS.filter((each) => each.fault?.split(", ").includes(fault))) {
+  const mutations = MUTATIONS.filter((each) => each.fault?.split(", ").includes(fault));
+  // Written before and after each, so that a run that is broken off leaves what it found, and says what it did not come to.
+  results.controls[fault] = mutations.map(({ says }) => ({ says, found: "not tried", passed: false }));
+  write();
+  for (const [place, mutation] of mutations.entries()) {
     const { isRight, found, expected } = tryMutation(mutation);
     if (!isRight) failed += 1;
-    results.controls[fault].push({ says: mutation.says, found, passed: isRight, ...(isRight ? {} : { expected }) });
+    results.controls[fault][place] = { says: mutation.says, found, passed: isRight, ...(isRight ? {} : { expected }) };
+    write();
   }
-  // After each, so that a run that is broken off leaves what it found.
-  results.machine = `${cpus().length} × ${cpus()[0]?.model}, ${Math.round(totalmem() / 2 ** 30)} GiB, Linux ${release()}, Node ${process.version}`;
-  writeFileSync(resultsFile, `${JSON.stringify(results, null, 2)}\n`);
-  writeFileSync(join(root, "docs/reliability.md"), page(results, FAULTS));
 }
 rmSync(folder, { recursive: true });
 console.log(`wrote docs/reliability.md${failed === 0 ? "" : `: ${failed} failed, and it says so`}`);
 process.exit(failed === 0 ? 0 : 1);
+
+function write() {
+  results.machine = `${cpus().length} × ${cpus()[0]?.model}, ${Math.round(totalmem() / 2 ** 30)} GiB, Linux ${release()}, Node ${process.version}`;
+  writeFileSync(resultsFile, `${JSON.stringify(results, null, 2)}\n`);
+  writeFileSync(join(root, "docs/reliability.md"), page(results, FAULTS));
+}

@@ -15,7 +15,9 @@ the code (\`test/mutations.json\`, \`npm run mutations\`), and settings that exi
 
 Last run on ${machine}.`,
   ];
-  const failures = names.flatMap((fault) => failuresOf(fault, found[fault], controls[fault] ?? []));
+  const failures = Object.keys(faults).flatMap((fault) =>
+    found[fault] ? failuresOf(fault, found[fault], controls[fault] ?? []) : [`${fault}: not run yet.`],
+  );
   if (failures.length > 0) parts.push(`**Not all of it is proved:**\n\n${failures.map((line) => `- ${line}`).join("\n")}`);
   for (const fault of names) {
     const { title, text } = faults[fault];

@@ -16,6 +16,8 @@ const SUITES = [
   { name: "x0, random and mutated requests", file: "test/x0/fuzz.test.ts", rule: "X56", env: { HANDOVER_RUNS: "200000" } },
   { name: "SDK, a network that loses", file: "test/client/network.test.ts", rule: "C64", env: { HANDOVER_RUNS: "10000" } },
   { name: "x0, reloads of its page", file: "test/x0/page.test.ts", rule: "X37", env: { HANDOVER_RUNS: "100" } },
+  { name: "tabs, the leader goes", file: "test/browser/tabs.test.ts", rule: "C32", env: { HANDOVER_ROUNDS: "20" } },
+  { name: "tabs, many messages", file: "test/browser/tabs.test.ts", rule: "C41", env: { HANDOVER_MESSAGES: "100000" } },
 ];
 
 const root = new URL("..", import.meta.url).pathname;

@@ -169,17 +169,20 @@ export class Hub implements Gateway {
     requireUnexpired(identity);
     // The body may have taken its time.
     if (identity.kind === "user") await this.sessions.admit(identity);
-    const orError = <T>(make: () => T): T | HandoverError => {
-      try {
-        return make();
-      } catch (thrown) {
-        return this.#reported(thrown);
-      }
+    const orError = <T, U>(make: (each: T) => U) => {
+      return (each: T | HandoverError): U | HandoverError => {
+        try {
+          return each instanceof HandoverError ? each : make(each);
+        } catch (thrown) {
+          return this.#reported(thrown);
+        }
+      };
     };
-    const parsed = requests.map((request) => orError(() => parse(SCHEMAS.message, request, "The message")));
-    const users = await this.#usersOfSessions(identity, parsed);
-    const rules = { ...this.#rules, usersOfSession: (session: SessionId) => users.get(session) ?? [] };
-    return parsed.map((each) => (each instanceof HandoverError ? each : orError(() => prepareMessage(identity, each, rules))));
+    const parsed = requests.map(orError((request: unknown) => parse(SCHEMAS.message, request, "The message")));
+    // Most name users, and nobody has to be asked for those.
+    const users = identity.kind === "service" ? await this.#usersOfSessions(parsed) : undefined;
+    const rules = { ...this.#rules, usersOfSession: (session: SessionId) => users?.get(session) ?? [] };
+    return parsed.map(orError((request: MessageRequest) => prepareMessage(identity, request, rules)));
   }
 
   #counted(result: Accepted | HandoverError, isRepeat = false): Accepted | HandoverError {
@@ -320,12 +323,8 @@ export class Hub implements Gateway {
   }
 
   /** Whose the sessions are that a service addresses. */
-  async #usersOfSessions(
-    identity: Identity,
-    requests: readonly (MessageRequest | HandoverError)[],
-  ): Promise<ReadonlyMap<SessionId, readonly UserId[]>> {
+  async #usersOfSessions(requests: readonly (MessageRequest | HandoverError)[]): Promise<ReadonlyMap<SessionId, readonly UserId[]>> {
     const users = new Map<SessionId, readonly UserId[]>();
-    if (identity.kind !== "service") return users;
     const sessions = new Set(requests.flatMap((each) => (each instanceof HandoverError ? [] : (each.to.session as SessionId | undefined)) ?? []));
     // One more than a message may have: too many shall be seen.
     const look = async (session: SessionId) => users.set(session, await this.usersOfSession(session));

@@ -173,8 +173,11 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
 
   deliver(entries: readonly Entry[]): void {
     const before = this.#head;
-    for (const { id, seq } of entries) this.#reserve(id, seq);
-    const deliveries: SharedDelivery[] = entries.map((entry) => ({ ...writeDelivery(entry), session: entry.session }));
+    if (this.isReserving) for (const { id, seq } of entries) this.#reserve(id, seq);
+    const deliveries: SharedDelivery[] = entries.map((entry) => {
+      const { seq, text, acceptedAtMs } = writeDelivery(entry);
+      return { seq, text, acceptedAtMs, session: entry.session };
+    });
     this.#advance(entries.at(-1)?.seq ?? before);
     for (const receiver of this.#receivers.values()) receiver.offer(before, deliveries, this.#head);
   }

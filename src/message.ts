@@ -7,7 +7,7 @@ import { V7Generator } from "uuidv7";
 import { requireSender, requireService, requireType, sourceOf } from "./auth.ts";
 import type { Addressed, EngineSupports, Recipient } from "./engine.ts";
 import { HandoverError } from "./errors.ts";
-import { type Identity, type MessageId, type MessageRequest, PROTOCOL, type SessionId, type UserId, writeData } from "./protocol.ts";
+import { type Identity, type MessageId, type MessageRequest, PROTOCOL, type SessionId, type UserId, writeData, writeTime } from "./protocol.ts";
 
 /** Ids never repeat and never go back, however far the time of day is set back. */
 const IDS = new V7Generator();
@@ -45,7 +45,7 @@ export function prepareMessage(identity: Identity, request: MessageRequest, rule
   const ttl = Math.min(request.ttl ?? PROTOCOL.defaultTtlSeconds, rules.maxTtlSeconds);
   const expiresAtMs = acceptedAtMs + (ttl > 0 ? ttl * 1000 : recipients.some(rules.isLive) ? PROTOCOL.ttlZeroMs : 0);
   const id = IDS.generate().toString() as MessageId;
-  const time = new Date(acceptedAtMs).toISOString();
+  const time = writeTime(acceptedAtMs);
   const source = sourceOf(identity);
   const data = request.data === undefined ? undefined : writeData(request.data);
 
@@ -101,7 +101,12 @@ function resolveRecipients(identity: Identity, to: MessageRequest["to"], rules: 
       throw new HandoverError("invalid", `More than ${PROTOCOL.maxRecipients} users have a session of this name; give each login a name of its own.`);
     return users.map((user) => ({ user, session }));
   }
-  const users = [...new Set(to.users ?? (to.user === undefined ? [] : [to.user]))] as UserId[];
+  if (to.user !== undefined) {
+    const user = to.user as UserId;
+    requireSender(identity, user);
+    return [{ user }];
+  }
+  const users = [...new Set(to.users ?? [])] as UserId[];
   for (const user of users) requireSender(identity, user);
   return users.map((user) => ({ user }));
 }

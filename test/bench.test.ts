@@ -18,7 +18,7 @@ test("every file of bench/claims is a claim that the benchmark runs", () => {
   );
 });
 
-test.for(small)("the claim $name runs, and every message of it came once and in order", { concurrent: true, timeout: 60_000 }, async (claim) => {
+test.for(small)("the claim $name runs, and every message of it came once and in order", { concurrent: true, timeout: 180_000 }, async (claim) => {
   const bench = new Bench({ rounds: 1, systems: ["handover"], isSmoke: true }, () => {});
   await claim.run(bench);
   expect(bench.failures).toEqual([]);

@@ -272,7 +272,7 @@ test("[D9] a backup goes to service keys on this machine only, one at a time, an
   await again.open(() => {});
   expect(existsSync(join(dir, "backup.part"))).toBe(false);
   await again.close();
-});
+}, 60_000);
 
 test("[D10] a damaged message is given to nobody, and counted: in the metrics, in the accounts, and in a line of the log", async () => {
   const server = await serve();

@@ -3,7 +3,7 @@ import type { Claim } from "../claim.ts";
 import { idle } from "../drive.ts";
 import { HOLDERS } from "../systems.ts";
 
-const BESIDE = 4;
+const BESIDE = 5;
 
 export const idleReceivers: Claim = {
   name: "idle",
@@ -17,7 +17,7 @@ export const idleReceivers: Claim = {
         system.wires.filter(({ wire, label }) => bench.isChosen(system.name, `${system.name}-${label}`, wire)).map((each) => ({ system, ...each })),
       );
     for (let round = 0; round < bench.chosen.rounds; round++) {
-      // Four servers side by side: what each grows by and spends is its own.
+      // Five servers side by side: what each grows by and spends is its own.
       for (let from = 0; from < all.length; from += BESIDE) {
         const measure = async ({ system, wire, label }: (typeof all)[number]) => {
           const row = `${system.title}${label === "" ? "" : `, ${label}`}`;

@@ -114,7 +114,7 @@ export const x0: Claim = {
         if (!bench.isChosen(name) || (name === "x0" && (round > 0 || bench.chosen.isSmoke))) continue;
         for (const pairs of name === "x0" ? [1] : [1, bench.count(20, 2)]) {
           const server = await start();
-          const { sent, shown, tookMs } = await throughput(server.address, pairs, bench.count(name === "x0" ? 20_000 : 3_000, 200));
+          const { sent, shown, tookMs } = await throughput(server.address, pairs, bench.count(name === "x0" ? 12_000 : 3_000, 200));
           bench.note(`${pairs} pairs of pages | ${title}`, { "sent/s": sent, "shown/s": shown, ms: tookMs });
           await server.stop();
         }

@@ -108,7 +108,7 @@ export class Connection implements Line {
 
   /** Tries the transports in order, and stays with the first that gets through. @returns why it ended, or why none did */
   async #attempt(): Promise<HandoverError> {
-    let why = new HandoverError("bad-request", "No transport.");
+    let why = new HandoverError("bad-request", "No transports.");
     const { transports } = this.#parts;
     const refusal = await this.#enter().catch(asHandoverError);
     if (refusal) return refusal;

@@ -277,7 +277,7 @@ export class Page implements Host {
     const { outbox, options } = this.#parts;
     this.#adopted.add(text);
     try {
-      if (atMs < Date.now() - MAX_AGE_MS) throw new this.#errorType("outbox-expired", "It could not be sent for a day.");
+      if (atMs < Date.now() - MAX_AGE_MS) throw new this.#errorType("outbox-expired", "It waited for a day.");
       await outbox.send(text, undefined);
     } catch (thrown) {
       const error = thrown as HandoverError;

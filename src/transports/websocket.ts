@@ -249,8 +249,9 @@ class Connection implements Link {
     const requests = messages.map(({ ref: _, ...message }) => message);
     void this.#gateway.sendEach(identity, requests).then((results) => {
       for (const [place, result] of results.entries()) {
-        const outcome = result instanceof HandoverError ? result.problem() : { status: 201, ...result };
-        this.#results.push(JSON.stringify({ ref: messages[place]?.ref, ...outcome }));
+        const status = result instanceof HandoverError ? "" : '"status":201,';
+        const outcome = JSON.stringify(result instanceof HandoverError ? result.problem() : result);
+        this.#results.push(`{"ref":${JSON.stringify(messages[place]?.ref)},${status}${outcome.slice(1)}`);
       }
       this.#scheduleFlush();
       this.#done(messages.length);

@@ -342,7 +342,7 @@ test("[E53] mail is found by index: no statement scans a table or sorts", () => 
   for (const [name, sql] of Object.entries(SQL)) {
     const statement = db.prepare(`EXPLAIN QUERY PLAN ${sql}`);
     const plan = statement.all(...Array.from({ length: sql.split("?").length - 1 }, () => 1)) as { detail: string }[];
-    for (const { detail } of plan) if (/SCAN|TEMP B-TREE/.test(detail)) scans.push(`${name}: ${detail}`);
+    for (const { detail } of plan) if (/SCAN(?! \d+-ROW VALUES)|TEMP B-TREE/.test(detail)) scans.push(`${name}: ${detail}`);
   }
   db.close();
   // Seven rows, and walks along an index that end at their first row.

@@ -17,6 +17,10 @@ test("the page of the fault tests, when all of them held, has their figures and 
   expect(text).not.toMatch(/WRONG|failed|Not all/);
 });
 
+test("it says what was not run", () => {
+  expect(page({ machine: "a machine", found: {}, controls: {} }, faults)).toContain("- R5: not run yet.");
+});
+
 test.each([
   ["a control that saw too little", ran, { ...control, found: "E44", passed: false, expected: "D12 E44" }, "**WRONG**: E44, and not D12 E44"],
   ["a control that saw nothing", ran, { ...control, found: "", passed: false, expected: "E44" }, "**WRONG**: nothing turned red, and not E44"],

@@ -3,6 +3,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, expect, test, vi } from "vitest";
+import { connect } from "../../src/client/index.ts";
 import { call, field, openSocket, WEBSOCKET, type Wire, type WireReceiver } from "../../src/testing/wire.ts";
 import { LONG_POLLING } from "../../src/testing/wire-poll.ts";
 import { EventStream, SSE } from "../../src/testing/wire-sse.ts";
@@ -179,4 +180,27 @@ test("[N8] a stream lasts 23 to 28 s; its reader counts as live until it is back
   slow.resume();
   await slow.inbox.until(() => slow.inbox.deliveries.length === 40, "all of it, on the one stream");
   await slow.leave();
+});
+
+test("[N12] the SDK stays online while its stream begins anew, and misses nothing", async () => {
+  vi.useFakeTimers({ toFake: ["setInterval", "clearInterval", "performance"] });
+  const started = await start("sqlite");
+  ends.push(started.stop);
+  const page = connect(started.url, { token: () => started.token("bob"), transports: ["sse"], onError: () => {} });
+  ends.push(() => page.close());
+  const got: unknown[] = [];
+  page.on("order", ({ id }) => void got.push(id));
+  await until(() => expect(page.status.state).toBe("online"));
+  const states: string[] = [];
+  page.onStatus(({ state }) => states.push(state));
+  const links = () => countOf(started.url, "handover_links");
+  for (let n = 1; n <= 3; n += 1) {
+    await until(async () => expect(await links()).toEqual([0, 1, 0]));
+    vi.advanceTimersByTime(28_000);
+    // Whether it is back by then or not.
+    await send(started.url, "bob");
+    await until(() => expect(got).toHaveLength(n));
+  }
+  await until(async () => expect(accounts(await scrape(started.url)).acked).toBe(3));
+  expect([new Set(got).size, states]).toEqual([3, []]);
 });

@@ -35,6 +35,8 @@ export interface App {
   online(): Promise<void>;
   /** Waits until this is so in the page; not by frames, of which a hidden tab has none. */
   until(expression: string): Promise<void>;
+  /** @returns what measures the bytes that the page's objects take, without garbage */
+  heap(): Promise<() => Promise<number>>;
   crash(): Promise<void>;
   /** Keeps its thread busy. */
   hang(forMs: number): void;
@@ -93,6 +95,14 @@ export async function openApp(context: BrowserContext, origin: string, search = 
     evaluate: (run) => page.evaluate(`(${run.toString()})(globalThis)`) as never,
     online: () => until("handover.status.state === 'online'"),
     until,
+    async heap() {
+      const client = await session();
+      await client.send("HeapProfiler.enable");
+      return async () => {
+        await client.send("HeapProfiler.collectGarbage");
+        return (await client.send("Runtime.getHeapUsage")).usedSize;
+      };
+    },
     async crash() {
       const crashed = new Promise((resolve) => page.once("crash", resolve));
       // It is never answered.

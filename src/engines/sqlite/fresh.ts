@@ -7,6 +7,7 @@
  * @module
  */
 import { crc32 } from "node:zlib";
+import { writeTime } from "../../protocol.ts";
 import type { AppendItem } from "./call.ts";
 import { type CheckedDelivery, checksumOfKey } from "./checksum.ts";
 import { Damaged, type Db } from "./schema.ts";
@@ -17,10 +18,11 @@ const MIN_TTL_MS = 60_000;
 const MAX_AGE_MS = 30_000;
 /** Nor is a long one fresh: it would be written twice. Characters. */
 const MAX_LENGTH = 4_096;
-/** Fresh mail beyond this gets rows: the oldest, so much at a time. */
+/** Fresh mail beyond this gets rows: the oldest, so much at a time. Where there is time, less of it at a time: who sends meanwhile waits for that. */
 const MAX_MAILS = 16_384;
 const MAX_BYTES = 3 * 1_048_576;
-const STEP_MAILS = 1_024;
+const STEP_MAILS = 2_048;
+const QUIET_STEP_MAILS = 256;
 
 /** One message for one recipient, in the columns of its future rows. */
 export interface FreshMail extends CheckedDelivery {
@@ -171,8 +173,9 @@ export class FreshBook {
   /** The oldest mail, to be moved in this transaction: what the rows of those commits say is dropped with it. */
   takeOldest(): readonly FreshMail[] {
     const mails: FreshMail[] = [];
+    const step = this.isFull ? STEP_MAILS : QUIET_STEP_MAILS;
     for (const arrival of this.#arrivals) {
-      if (mails.length >= STEP_MAILS) break;
+      if (mails.length >= step) break;
       this.#dropping += 1;
       for (const mail of arrival.mails) if (!mail.isMoved) mails.push(mail);
     }
@@ -369,5 +372,5 @@ export function keyOf(mail: FreshMail, user: string): readonly [string, string, 
 
 /** The answer to whoever sent it, as it is repeated for its idempotency key. */
 export function answerOf({ message, accepted_ms, ttl }: FreshMail, user: string): string {
-  return JSON.stringify({ id: message, time: new Date(accepted_ms).toISOString(), ttl, recipients: [user] });
+  return JSON.stringify({ id: message, time: writeTime(accepted_ms), ttl, recipients: [user] });
 }

@@ -4,6 +4,7 @@
  */
 import type { Statement } from "better-sqlite3";
 import { type CheckedDelivery, type CheckedMailbox, MAILBOX_COLUMNS } from "./checksum.ts";
+import { MANY } from "./rows.ts";
 import type { Db } from "./schema.ts";
 
 const ROW = `SELECT d.message, d.mailbox, d.seq, d.event, d.source, d.session, d.topic, d.bytes, d.attempts, d.expires_ms, d.ending, d.checksum,
@@ -14,6 +15,14 @@ const ROW = `SELECT d.message, d.mailbox, d.seq, d.event, d.source, d.session, d
 // in LIMIT; it then compiles the statement anew for each call: 20 to 100 µs. It does not look into a cast.
 const INT = "CAST(? AS INTEGER)";
 const TEXT = "CAST(? AS TEXT)";
+
+// FAIL: a statement that inserts many rows keeps no record to undo those before the one that fails; the transaction does.
+const addAcked = (
+  rows: number,
+) => `INSERT OR FAIL INTO deliveries (message, mailbox, seq, source, bytes, attempts, expires_ms, due_ms, ending, ended_ms)
+    VALUES ${Array(rows).fill("(?, ?, ?, ?, ?, 1, ?, ?, 'acked', ?)").join(", ")}`;
+const addKeys = (rows: number) => `INSERT OR FAIL INTO idempotency (source, key, hash, accepted, due_ms, checksum)
+    VALUES ${Array(rows).fill("(?, ?, ?, ?, ?, ?)").join(", ")}`;
 
 /** Most rows that one step of a sweep or of a read looks at, so that others get their turn. */
 export const STEP_ROWS = 1_000;
@@ -35,6 +44,9 @@ export const SQL = {
 
   addDelivery: `INSERT INTO deliveries (message, mailbox, seq, event, source, session, topic, bytes, attempts, expires_ms, due_ms, ending, ended_ms, checksum)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)`,
+  /** Of fresh mail that was acknowledged. */
+  addAcked: addAcked(1),
+  addAckedMany: addAcked(MANY),
   endDelivery:
     "UPDATE deliveries SET seq = ?, event = ?, ending = ?, ended_ms = ?, due_ms = ?, reason = ?, checksum = NULL WHERE message = ? AND mailbox = ?",
   moveDelivery: "UPDATE deliveries SET seq = ?, attempts = ?, due_ms = ?, checksum = ? WHERE message = ? AND mailbox = ?",
@@ -66,7 +78,9 @@ export const SQL = {
     WHERE (d.message, d.mailbox) > (${TEXT}, ${INT}) ORDER BY d.message, d.mailbox LIMIT ${STEP_ROWS}`,
 
   key: "SELECT hash, accepted, due_ms, checksum FROM idempotency WHERE source = ? AND key = ?",
-  addKey: "INSERT OR REPLACE INTO idempotency (source, key, hash, accepted, due_ms, checksum) VALUES (?, ?, ?, ?, ?, ?)",
+  addKey: addKeys(1),
+  addKeys: addKeys(MANY),
+  dropKey: "DELETE FROM idempotency WHERE source = ? AND key = ?",
   dropKeys: `DELETE FROM idempotency WHERE (source, key) IN
     (SELECT source, key FROM idempotency WHERE due_ms <= ${INT} ORDER BY due_ms LIMIT ${STEP_ROWS})`,
   nextKeyDue: "SELECT due_ms FROM idempotency ORDER BY due_ms LIMIT 1",

@@ -34,6 +34,7 @@ import { mergeGaps } from "./gap.ts";
 import { HoldBook } from "./hold.ts";
 import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
 import { readMail, walkMail } from "./reading.ts";
+import { RowsInserted } from "./rows.ts";
 import { Damaged, type Db } from "./schema.ts";
 import { SessionBook } from "./session.ts";
 import { type DeliveryRow, type MailboxRow, prepareAll, STEP_ROWS, type Statements } from "./statement.ts";
@@ -129,7 +130,7 @@ export class Store {
   /** Gives the oldest fresh mail its rows, in a commit of its own that answers nobody. May throw as {@link commit}; then {@link rollback}. */
   fold(): void {
     this.begin(this.#nowMs);
-    this.#giveOldestRows();
+    this.#giveRows(this.#fresh.takeOldest());
     this.commit();
   }
 
@@ -331,11 +332,30 @@ export class Store {
     box.head += 1;
     box.count += 1;
     box.bytes += bytes;
-    const ofMessage = { message, source, text, event_checksum: crc32(text), bytes, accepted_ms, expires_ms, ttl, key, hash };
-    const ofDelivery = { mailbox: box.id, seq: box.head, event: null, session: null, topic: null, attempts: 1 };
-    const ofFresh = { key_due_ms: this.#stroke(this.#nowMs + DAY_MS), ended_ms: null, commit: Number.POSITIVE_INFINITY, isMoved: false };
-    this.#fresh.add({ ...ofMessage, ...ofDelivery, ...ofFresh });
-    this.#noteDue(Math.min(expires_ms, this.#stroke(this.#nowMs + DAY_MS)));
+    const key_due_ms = this.#stroke(this.#nowMs + DAY_MS);
+    this.#fresh.add({
+      message,
+      mailbox: box.id,
+      seq: box.head,
+      event: null,
+      source,
+      session: null,
+      topic: null,
+      bytes,
+      attempts: 1,
+      expires_ms,
+      text,
+      event_checksum: crc32(text),
+      accepted_ms,
+      ttl,
+      key,
+      hash,
+      key_due_ms,
+      ended_ms: null,
+      commit: Number.POSITIVE_INFINITY,
+      isMoved: false,
+    });
+    this.#noteDue(Math.min(expires_ms, key_due_ms));
     this.wrote = true;
     return [box.head];
   }
@@ -351,32 +371,26 @@ export class Store {
   }
 
   /** Gives fresh mail the rows that it would have if it had never been fresh. */
-  #giveRows(mail: FreshMail): void {
-    const { message, mailbox, seq, source, bytes, expires_ms, ended_ms, text, event_checksum } = mail;
-    const { user } = this.#touch(this.#ledger.mailbox(mailbox));
-    if (ended_ms === null) {
-      const event = Number(this.#run.addEvent.run(1, 1, event_checksum, text).lastInsertRowid);
-      const checksum = checksumOfDelivery({ ...mail, event }, user, event_checksum);
-      this.#run.addDelivery.run(message, mailbox, seq, event, source, null, null, bytes, expires_ms, expires_ms, null, null, checksum);
-    } else {
-      const dueMs = this.#stroke(ended_ms + KEEP_MS);
-      this.#run.addDelivery.run(message, mailbox, seq, null, source, null, null, bytes, expires_ms, dueMs, ENDINGS[ACKED], ended_ms, null);
+  #giveRows(mails: readonly FreshMail[]): void {
+    const acked = new RowsInserted(this.#run.addAcked, this.#run.addAckedMany);
+    const keys = new RowsInserted(this.#run.addKey, this.#run.addKeys);
+    for (const mail of mails) {
+      const { message, mailbox, seq, source, bytes, expires_ms, ended_ms, text, event_checksum } = mail;
+      const { user } = this.#touch(this.#ledger.mailbox(mailbox));
+      if (ended_ms === null) {
+        const event = Number(this.#run.addEvent.run(1, 1, event_checksum, text).lastInsertRowid);
+        const checksum = checksumOfDelivery({ ...mail, event }, user, event_checksum);
+        this.#run.addDelivery.run(message, mailbox, seq, event, source, null, null, bytes, expires_ms, expires_ms, null, null, checksum);
+      } else acked.add([message, mailbox, seq, source, bytes, expires_ms, this.#stroke(ended_ms + KEEP_MS), ended_ms]);
+      this.#ledger.count(ACCEPTED, 1);
+      this.#ledger.count(ended_ms === null ? UNSETTLED : FIRST_ENDING + ACKED, 1);
+      const key = keyOf(mail, user);
+      if (key) keys.add(key);
+      this.#fresh.leave(mail);
     }
-    this.#ledger.count(ACCEPTED, 1);
-    this.#ledger.count(ended_ms === null ? UNSETTLED : FIRST_ENDING + ACKED, 1);
-    const key = keyOf(mail, user);
-    if (key) this.#run.addKey.run(...key);
-    this.#fresh.leave(mail);
+    acked.end();
+    keys.end();
     this.wrote = true;
-  }
-
-  #giveOldestRows(): void {
-    for (const mail of this.#fresh.takeOldest()) this.#giveRows(mail);
-    this.wrote = true;
-  }
-
-  #giveAllRows(): void {
-    for (const mail of this.#fresh.takeAll()) this.#giveRows(mail);
   }
 
   /** What an idempotency key was used for, while it is known. */
@@ -385,12 +399,15 @@ export class Store {
     if (fresh) {
       if (fresh.key_due_ms > this.#nowMs) return { hash: fresh.hash, accepted: answerOf(fresh, this.#ledger.mailbox(fresh.mailbox).user) };
       // The new one takes its place: the older shall be in its rows first.
-      this.#giveRows(fresh);
+      this.#giveRows([fresh]);
     }
     const known = this.#run.key.get(source, key);
-    if (known && checksumOfKey(source, key, known.hash, known.accepted, known.due_ms) !== known.checksum)
+    if (!known) return undefined;
+    if (checksumOfKey(source, key, known.hash, known.accepted, known.due_ms) !== known.checksum)
       this.#sayDamaged(`An idempotency key of ${source} is damaged on the disk: a repeat of its message is stored again.`);
-    else if (known && known.due_ms > this.#nowMs) return known;
+    else if (known.due_ms > this.#nowMs) return known;
+    this.#run.dropKey.run(source, key);
+    this.wrote = true;
     return undefined;
   }
 
@@ -428,7 +445,7 @@ export class Store {
     /** What else is done with fresh mail than to acknowledge it is done with its rows. */
     const rowAt = (seq: number) => {
       const mail = this.#fresh.waitingAt(box.id, seq);
-      if (mail) this.#giveRows(mail);
+      if (mail) this.#giveRows([mail]);
       return this.#run.atSeq.get(box.id, seq);
     };
     for (const change of changes) {
@@ -484,7 +501,7 @@ export class Store {
     for (const mail of this.#fresh.waiting(box.id)) {
       if (mail.seq > upto) break;
       if (except.has(mail.seq)) continue;
-      if (this.#hasExpired(mail)) this.#giveRows(mail);
+      if (this.#hasExpired(mail)) this.#giveRows([mail]);
       else settled.push(this.#ackFresh(box, mail));
     }
     if (box.count === this.#fresh.shelf(box.id).count) return settled;
@@ -508,7 +525,7 @@ export class Store {
 
   #evict(id: string): number {
     const mail = this.#fresh.find(id);
-    if (mail) this.#giveRows(mail);
+    if (mail) this.#giveRows([mail]);
     return this.#evictRows(this.#run.ofMessage.all(id)).length;
   }
 
@@ -542,7 +559,7 @@ export class Store {
 
   /** One step of a walk through all deliveries: those that wait. Damaged ones end here, as they would when read. */
   #unsettled(message: string, mailbox: number): UnsettledResult {
-    this.#giveAllRows();
+    this.#giveRows(this.#fresh.takeAll());
     const { rows, damaged, after } = walkMail(this.#run, message, mailbox);
     for (const [id, box] of damaged) for (const row of this.#run.ofMessage.all(id)) if (row.mailbox === box) this.#endDamaged(row);
     return { rows, after };
@@ -551,7 +568,7 @@ export class Store {
   /** One step of what time does: expiry, return of nacked mail, purge. @returns whether there is more at once */
   #sweep(): boolean {
     if (this.#fresh.isOld(this.#nowMs)) {
-      this.#giveOldestRows();
+      this.#giveRows(this.#fresh.takeOldest());
       return true;
     }
     const rows = this.#run.due.all(this.#nowMs);

@@ -5,7 +5,7 @@
 import type { Accepted } from "../../answers.ts";
 import type { Addressed, Appended, Ended, Entry, Gap, MessageState, Recipient, SessionEnd, Settlement } from "../../engine.ts";
 import { HandoverError } from "../../errors.ts";
-import type { MessageId, SessionId, UserId } from "../../protocol.ts";
+import { type MessageId, type SessionId, type UserId, writeTime } from "../../protocol.ts";
 import {
   type AppendItem,
   type AppendResult,
@@ -27,7 +27,7 @@ export function toItem(message: Addressed): AppendItem {
   const { recipients, idempotency } = message;
   if (recipients.length === 0) throw wrong("A message needs at least one recipient");
   const users = recipients.map(({ user }) => checkText(user, "user"));
-  if (new Set(users).size < users.length) throw wrong("A message names a recipient twice");
+  if (users.length > 1 && new Set(users).size < users.length) throw wrong("A message names a recipient twice");
   const acceptedAtMs = checkWhole(message.acceptedAtMs, "acceptedAtMs");
   const expiresAtMs = checkWhole(message.expiresAtMs, "expiresAtMs");
   return [
@@ -54,9 +54,9 @@ export function toAppended(message: Addressed, item: AppendItem | undefined, res
   if (typeof result === "string") return { outcome: "repeated", accepted: JSON.parse(result) as Accepted };
   if (typeof result !== "object" || !item) return { outcome: "not-stored" };
   const users = message.recipients.map(({ user }) => user);
+  if (!result.includes(0)) return { outcome: "stored", accepted: { id: message.id, time: writeTime(item[3]), ttl: item[5], recipients: users } };
   const recipients = users.filter((_user, place) => (result[place] ?? 0) > 0);
-  const accepted = { id: message.id, time: new Date(item[3]).toISOString(), ttl: item[5], recipients };
-  if (recipients.length === users.length) return { outcome: "stored", accepted };
+  const accepted = { id: message.id, time: writeTime(item[3]), ttl: item[5], recipients };
   return { outcome: "stored", accepted: { ...accepted, refused: users.filter((_user, place) => (result[place] ?? 0) === 0) } };
 }
 
