@@ -155,10 +155,12 @@ describe.each<Transport>(["websocket", "sse", "poll"])("receiving over %s", (tra
     server.entries.unshift({ seq: 0, deliveryCount: 1, event: { id: "old", source: "/users/ann", type: "none" } });
     server.acks.length = 0;
     server.renumber("e2");
-    await until(() => expect(seqsOf(server.acks)).toEqual([2]));
+    // What it says before it knows of the new epoch is of the old one, and settles nothing.
+    const since = () => server.acks.slice(server.acks.findIndex((ack) => ack.epoch === "e2"));
+    await until(() => expect(seqsOf(since())).toEqual([2]));
     work.open();
-    await until(() => expect(seqsOf(server.acks)).toEqual([2, 3]));
-    expect(server.acks.every((ack) => ack.epoch === "e2")).toBe(true);
+    await until(() => expect(seqsOf(since())).toEqual([2, 3]));
+    expect(since().every((ack) => ack.epoch === "e2")).toBe(true);
     expect(calls).toEqual(["quick", "slow"]);
     await until(() => expect(server.entries.map((entry) => entry.event.id)).toEqual(["old"]));
     // It goes on from the new numbers.
