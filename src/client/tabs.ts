@@ -12,7 +12,7 @@ import type { Sent } from "./message.ts";
 import type { Sender, Status } from "./wire.ts";
 
 /** How often a tab looks whether its leader lives, and how many times in vain before it takes its place: under a second. */
-const LOOK_MS = 150;
+const LOOK_MS = 120;
 const PATIENCE = 4;
 const MAX_PATIENCE = 64;
 
