@@ -22,9 +22,10 @@ const SUITES = {
   network: ["test/faults/network.test.ts"],
   clock: ["test/faults/clock.test.ts", "test/auth.test.ts"],
   silent: ["test/faults/silent.test.ts"],
+  tabs: ["test/browser/tabs.test.ts"],
 };
 /** Suites that start the command, as it was built. */
-const BUILT = ["kill", "disk", "maintenance", "drain", "network", "clock"];
+const BUILT = ["kill", "disk", "maintenance", "drain", "network", "clock", "tabs"];
 /** Of a file that tests two engines, those of the embedded one. */
 const ONLY = { kill: "K7" };
 
@@ -54,6 +55,7 @@ function rulesThatTurnRed({ file, find, replace, suites = ["engines", "transport
       "tsconfig.build.json",
       "vitest.config.ts",
       "rolldown.config.mjs",
+      "rolldown.page.config.mjs",
       "rolldown.x0.config.mjs",
     ])
       cpSync(join(root, name), join(copy, name), { recursive: true });
@@ -65,7 +67,7 @@ function rulesThatTurnRed({ file, find, replace, suites = ["engines", "transport
     if (suites.some((suite) => BUILT.includes(suite))) {
       // What a mistake leaves unused is no mistake here: what the compiler says of types does not count.
       run(copy, "tsc", "-p", "tsconfig.build.json");
-      run(copy, "rolldown", "-c", "rolldown.config.mjs");
+      for (const part of ["", ".page"]) run(copy, "rolldown", "-c", `rolldown${part}.config.mjs`);
       if (!existsSync(join(copy, "dist/cli.js"))) throw new Error("it does not build");
     }
     const output = join(copy, "result.json");
