@@ -3,6 +3,7 @@
  * @module
  */
 import { describe, expect, it, vi } from "vitest";
+import { Acks } from "../../src/client/acks.ts";
 import { HandoverError, type Transport } from "../../src/client/index.ts";
 import { Mute } from "../../src/client/mute.ts";
 import { Page } from "../../src/client/page.ts";
@@ -166,7 +167,7 @@ describe("what is swallowed", () => {
       const openPage = () => {
         const line = { mute: new Mute(), nudge: vi.fn() };
         const parts = { base: "http://here", inbox: { acks: { use() {} } }, outbox: {}, options: {} };
-        return { line, page: new Page(line as never, parts as never, {} as never, HandoverError) };
+        return { line, page: new Page(line as never, parts as never, new Acks(() => {}), HandoverError) };
       };
       const first = openPage();
       first.line.mute.set("websocket", true);
