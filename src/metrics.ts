@@ -73,15 +73,23 @@ function watchEventLoop(registry: Registry): void {
   const monitor = monitorEventLoopDelay({ resolution: LOOP_RESOLUTION_MS });
   monitor.enable();
   let firstMs = 0;
-  setInterval(() => {
-    // The monitor measures from timer to timer, its resolution included; and begins anew with the first one after a reset, so that what comes
-    // before that one is measured here.
-    delays.observe(Math.max(0, firstMs, monitor.count > 0 ? monitor.max / 1e6 - LOOP_RESOLUTION_MS : 0) / 1000);
-    monitor.reset();
-    const resetAtMs = performance.now();
+  // The monitor measures from timer to timer, its resolution included; and begins anew with the first one after a start and a reset, so that what
+  // comes before that one is measured here.
+  const measureFirst = () => {
+    const beganAtMs = performance.now();
     setTimeout(() => {
-      firstMs = performance.now() - resetAtMs - LOOP_RESOLUTION_MS;
+      firstMs = performance.now() - beganAtMs - LOOP_RESOLUTION_MS;
     }, LOOP_RESOLUTION_MS).unref();
+  };
+  measureFirst();
+  let dueAtMs = performance.now() + 1_000;
+  setInterval(() => {
+    // When this was due in the same moment it may run before the monitor, which would be reset without having seen it.
+    const lateMs = performance.now() - dueAtMs;
+    dueAtMs = performance.now() + 1_000;
+    delays.observe(Math.max(0, firstMs, lateMs, monitor.count > 0 ? monitor.max / 1e6 - LOOP_RESOLUTION_MS : 0) / 1000);
+    monitor.reset();
+    measureFirst();
   }, 1_000).unref();
 }
 

@@ -34,7 +34,12 @@ export async function startHandover({ args = [], env = {}, node = [], data }: St
   const program = await start({
     command: process.execPath,
     args: [...node, CLI, "serve", "--port", "0", "--data", path, ...args],
-    env: { ...process.env, HANDOVER_TOKEN_SECRET: SECRET, ...env },
+    // What is set for whoever runs this is no setting of the server's.
+    env: {
+      ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("HANDOVER_"))),
+      HANDOVER_TOKEN_SECRET: SECRET,
+      ...env,
+    },
     prints: /http:\/\/[\w.:[\]]+\d/,
   });
   const end = async (signal: NodeJS.Signals) => {
