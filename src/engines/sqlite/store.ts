@@ -29,7 +29,7 @@ import {
   type WorkerOptions,
 } from "./call.ts";
 import { checksumOfDelivery, checksumOfKey, isIntact } from "./checksum.ts";
-import { answerOf, FreshBook, type FreshMail, keyOf } from "./fresh.ts";
+import { answerOf, FreshBook, type FreshMail, keyOf, nameOfKey } from "./fresh.ts";
 import { mergeGaps } from "./gap.ts";
 import { HoldBook } from "./hold.ts";
 import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
@@ -255,13 +255,14 @@ export class Store {
 
   #appendOne(item: AppendItem): AppendResult {
     const [id, source, event, acceptedAtMs, expiresAtMs, ttlSeconds, users, sessions, topic, key, hash] = item;
-    if (key !== null) {
-      const known = this.#knownKey(source, key);
+    const keyName = key === null ? null : nameOfKey(source, key);
+    if (key !== null && keyName !== null) {
+      const known = this.#knownKey(source, key, keyName);
       if (known) return known.hash === hash ? known.accepted : CONFLICT;
     }
     if (id > this.#lastMessage) this.#lastMessage = id;
     else if (this.#fresh.find(id) || this.#run.isMessage.get(id)) throw new Error(`message ${id} is there already`);
-    if (this.#fresh.takes(item)) return this.#appendFresh(item);
+    if (this.#fresh.takes(item)) return this.#appendFresh(item, keyName);
     if (sessions?.some((session) => session !== null && this.#sessions.hasEnded(session, this.#nowMs))) return SESSION_ENDED;
     const bytes = Buffer.byteLength(event);
     const isExpired = expiresAtMs <= acceptedAtMs;
@@ -322,7 +323,7 @@ export class Store {
     return seqs;
   }
 
-  #appendFresh(item: AppendItem): AppendResult {
+  #appendFresh(item: AppendItem, keyName: string | null): AppendResult {
     const [message, source, text, accepted_ms, expires_ms, ttl, [user = ""], , , key, hash] = item;
     const bytes = Buffer.byteLength(text);
     const known = this.#ledger.mailboxOf(user);
@@ -349,6 +350,7 @@ export class Store {
       accepted_ms,
       ttl,
       key,
+      keyName,
       hash,
       key_due_ms,
       ended_ms: null,
@@ -394,8 +396,8 @@ export class Store {
   }
 
   /** What an idempotency key was used for, while it is known. */
-  #knownKey(source: string, key: string): { readonly hash: string | null; readonly accepted: string } | undefined {
-    const fresh = this.#fresh.ofKey(source, key);
+  #knownKey(source: string, key: string, keyName: string): { readonly hash: string | null; readonly accepted: string } | undefined {
+    const fresh = this.#fresh.ofKey(keyName);
     if (fresh) {
       if (fresh.key_due_ms > this.#nowMs) return { hash: fresh.hash, accepted: answerOf(fresh, this.#ledger.mailbox(fresh.mailbox).user) };
       // The new one takes its place: the older shall be in its rows first.
