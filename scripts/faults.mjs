@@ -1,6 +1,6 @@
 // `npm run faults`: the long form of every fault test, then its controls (mistakes of test/mutations.json that the short form must see), and
 // docs/reliability.md from what they found. `npm run faults -- R4 R5` runs those only; the page keeps what the last run of the others found.
-// Wants root on Linux, loop devices, gcc, e2fsprogs, xfsprogs and faketime; about three quarters of an hour on two cores.
+// Wants root on Linux, loop devices, gcc, e2fsprogs, xfsprogs and faketime; about an hour on two cores.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus, release, tmpdir, totalmem } from "node:os";
@@ -50,6 +50,11 @@ const FAULTS = {
     title: "The network loses answers",
     text: "A proxy loses every fifth answer after the work was done, cuts others in their middle, makes every tenth request twice and breaks WebSockets; meanwhile the server is killed once. By its key each send is stored once, by its id each message is handled once, and what is sent again later has the first answer. Without keys some are stored twice: the control.",
     files: ["test/faults/network.test.ts"],
+  },
+  R9: {
+    title: "Anything, in any order",
+    text: "Random sequences of everything that senders, receivers, time and an operator can do, the embedded store opened again and killed among it, on the real core and on a second, short writing of the protocol (`test/model/reference.ts`). After each step they are compared: every answer, what each receiver was handed and told, every ending, and the accounts.",
+    files: ["test/model.test.ts"],
   },
   R12: {
     title: "The time of day jumps",
