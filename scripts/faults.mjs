@@ -58,8 +58,8 @@ const FAULTS = {
   },
   R12: {
     title: "The time of day jumps",
-    text: "By 2 hours and by a day, forward and back, under load (libfaketime; in smaller tests a clock of the test). What lasts is measured by a clock that nobody sets: no connection breaks, polls take their time, who polls is live, nothing is lost, doubled or out of order, ids go forward. What is a date follows the time of day: `ttl`, and a token's `exp` when it is shown.",
-    files: ["test/faults/clock.test.ts", "test/auth.test.ts"],
+    text: "By 2 hours and by a day, forward and back, under load (libfaketime; in smaller tests a clock of the test). What lasts is measured by a clock that nobody sets: no connection breaks, polls take their time, who polls is live, what was nacked waits no longer, nothing is lost, doubled or out of order, ids go forward. What is a date follows the time of day: `ttl`, and a token's `exp` when it is shown.",
+    files: ["test/faults/clock.test.ts", "test/engines/clock.test.ts", "test/auth.test.ts"],
   },
   R14: {
     title: "Peers fall silent",

@@ -20,7 +20,7 @@ const SUITES = {
   maintenance: ["test/maintenance.test.ts"],
   drain: ["test/faults/drain.test.ts"],
   network: ["test/faults/network.test.ts"],
-  clock: ["test/faults/clock.test.ts", "test/auth.test.ts"],
+  clock: ["test/faults/clock.test.ts", "test/engines/clock.test.ts", "test/auth.test.ts"],
   silent: ["test/faults/silent.test.ts"],
   tabs: ["test/browser/tabs.test.ts"],
 };
