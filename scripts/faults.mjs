@@ -13,8 +13,8 @@ const root = new URL("..", import.meta.url).pathname;
 const FAULTS = {
   R1: {
     title: "The process is killed",
-    text: "SIGKILL under load on WebSocket, long polling and HTTP, with acknowledgements, again and again on the same store. The driver keeps a ledger. After each start: what was answered 201 and not acknowledged is delivered, what was answered `acked` is not.",
-    files: ["test/crash.test.ts"],
+    text: "SIGKILL under load on WebSocket, long polling and HTTP, with acknowledgements, again and again on the same store. The driver keeps a ledger. After each start: what was answered 201 and not acknowledged is delivered, what was answered `acked` is not. And in small: after each commit of random ones a copy of the files, as a process that is killed there leaves them, says all that the store says.",
+    files: ["test/crash.test.ts", "test/engines/fresh.test.ts"],
   },
   R2: {
     title: "The power is cut",
