@@ -8,8 +8,9 @@ import { call, field, WEBSOCKET } from "../../src/testing/wire.ts";
 import { LONG_POLLING } from "../../src/testing/wire-poll.ts";
 import { EventStream } from "../../src/testing/wire-sse.ts";
 import { until } from "../client/rig.ts";
-import { CommandServer, freePort } from "../support/command.ts";
+import { CommandServer } from "../support/command.ts";
 import { describeWith, FAKETIME } from "../support/needs.ts";
+import { freePort } from "../support/port.ts";
 import { SERVICE_CREDENTIAL, type Started, start, tokenOf } from "../support/started.ts";
 import { count, patience, report } from "./report.ts";
 
