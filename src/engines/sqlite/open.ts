@@ -10,8 +10,8 @@ import { markFile, readMark } from "./mark.ts";
 import { CannotOpen, CHECKSUMS_SINCE, checkVersion, type Db, databaseFile, FRESH_SINCE, isDamage, migrate, sqliteCode, text } from "./schema.ts";
 import { commitsMissing, damageOfLogIn, damageOfMailboxes, damageOfPages, openReadOnly } from "./verify.ts";
 
-/** A store up to this size is looked through whenever it is opened: about a second for 256 MiB. Larger ones are for `handover doctor`. */
-const LOOK_BYTES = 256 * 1_048_576;
+/** A store up to this size is looked through whenever it is opened: about a second for 128 MiB. Larger ones are for `handover doctor`. */
+const LOOK_BYTES = 128 * 1_048_576;
 
 /**
  * Opens or makes the store in `dir`.
