@@ -7,7 +7,13 @@ const common = {
   // A native module, which finds its binary from where it is; and a package that is there only for who uses that engine.
   external: ["better-sqlite3", "rabbitmq-client"],
   // Who installs packages by themselves has their licences; here they go with the code.
-  output: { dir: "dist", format: "esm", sourcemap: true, comments: { legal: true, annotation: false, jsdoc: false }, chunkFileNames: "command-[name].js" },
+  output: {
+    dir: "dist",
+    format: "esm",
+    sourcemap: true,
+    comments: { legal: true, annotation: false, jsdoc: false },
+    chunkFileNames: "command-[name].js",
+  },
 };
 
 export default [

@@ -55,6 +55,7 @@ function rulesThatTurnRed({ file, find, replace, suites = ["engines", "transport
       "tsconfig.json",
       "tsconfig.build.json",
       "vitest.config.ts",
+      "rolldown.command.config.mjs",
       "rolldown.config.mjs",
       "rolldown.page.config.mjs",
       "rolldown.x0.config.mjs",
@@ -68,7 +69,7 @@ function rulesThatTurnRed({ file, find, replace, suites = ["engines", "transport
     if (suites.some((suite) => BUILT.includes(suite))) {
       // What a mistake leaves unused is no mistake here: what the compiler says of types does not count.
       run(copy, "tsc", "-p", "tsconfig.build.json");
-      for (const part of ["", ".page"]) run(copy, "rolldown", "-c", `rolldown${part}.config.mjs`);
+      for (const part of [".command", "", ".page"]) run(copy, "rolldown", "-c", `rolldown${part}.config.mjs`);
       if (!existsSync(join(copy, "dist/cli.js"))) throw new Error("it does not build");
     }
     const output = join(copy, "result.json");

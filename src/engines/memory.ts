@@ -21,6 +21,7 @@ import type {
 } from "../engine.ts";
 import { asHandoverError, HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
+import { SetBack } from "../set-back.ts";
 import { type Tail, tell } from "../tail.ts";
 import {
   type Box,
@@ -40,7 +41,6 @@ import {
 import { DueQueue } from "./memory/due.ts";
 import { HoldBook } from "./memory/hold.ts";
 import { SessionBook } from "./memory/session.ts";
-import { SetBack } from "./set-back.ts";
 
 export interface MemoryOptions {
   /** Most unsettled messages in a mailbox. */

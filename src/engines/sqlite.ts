@@ -28,8 +28,8 @@ import type {
 } from "../engine.ts";
 import { asHandoverError, HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
+import { SetBack } from "../set-back.ts";
 import { type Tail, tell } from "../tail.ts";
-import { SetBack } from "./set-back.ts";
 import type { AppendItem, FromWorker, Happening, Op, Result, ResultOf, ToWorker, UnsettledRow, WorkerOptions } from "./sqlite/call.ts";
 import { COPY, MAX_BATCH_BYTES } from "./sqlite/call.ts";
 import {
