@@ -177,8 +177,10 @@ export class FreshBook {
   takeOldest(): readonly FreshMail[] {
     const mails: FreshMail[] = [];
     const step = this.isFull ? STEP_MAILS : QUIET_STEP_MAILS;
-    for (const arrival of this.#arrivals) {
-      if (mails.length >= step) break;
+    for (;;) {
+      // What this transaction has taken before is not taken again.
+      const arrival = this.#arrivals[this.#dropping];
+      if (!arrival || mails.length >= step) break;
       this.#dropping += 1;
       for (const mail of arrival.mails) if (!mail.isMoved) mails.push(mail);
     }

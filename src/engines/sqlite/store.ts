@@ -45,6 +45,8 @@ const KEEP_MS = DAY_MS;
 const KEEP_DEAD_MS = 7 * DAY_MS;
 /** What may be forgotten is forgotten in strokes of this, not each row on its own. */
 const STROKE_MS = 10_000;
+/** The longest delay that a nack may ask for: PROTOCOL.md. */
+const MAX_DELAY_MS = DAY_MS;
 /** How long it is remembered that a session has ended. */
 const REMEMBER_ENDED_MS = 366 * DAY_MS;
 /** What is forgotten at its time without any other effect: how, and when there is more. */
@@ -216,7 +218,7 @@ export class Store {
       case "totals":
         return this.#ledger.totals();
       case "sweep":
-        return this.#sweep();
+        return this.#sweep(op[1]);
     }
   }
 
@@ -568,7 +570,8 @@ export class Store {
   }
 
   /** One step of what time does: expiry, return of nacked mail, purge. @returns whether there is more at once */
-  #sweep(): boolean {
+  #sweep(setBackMs: number | null): boolean {
+    if (setBackMs !== null) this.#comeEarlier(setBackMs);
     if (this.#fresh.isOld(this.#nowMs)) {
       this.#giveRows(this.#fresh.takeOldest());
       return true;
@@ -629,6 +632,15 @@ export class Store {
     this.#move(row, null, row.attempts + 1, dueMs);
     this.#noteDue(dueMs);
     this.wrote = true;
+  }
+
+  /**
+   * A delay lasts as long as it was to, although its end is kept as a date. One that would last longer than any may is over: the time of day was set
+   * back when nobody looked.
+   */
+  #comeEarlier(byMs: number): void {
+    const nowMs = this.#nowMs;
+    if (this.#run.comeEarlier.run(byMs, nowMs + MAX_DELAY_MS, nowMs, byMs, nowMs).changes > 0) this.wrote = true;
   }
 
   /** Puts a message at the end of its mailbox again; one whose text was damaged is dead instead. */
