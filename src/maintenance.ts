@@ -8,7 +8,7 @@ import { pipeline } from "node:stream/promises";
 import { Command } from "commander";
 import { ConfigError } from "./config.ts";
 import { type Content, type Diagnosis, examineFile, examineFolder, type Repaired, repair } from "./engines/sqlite/doctor.ts";
-import { syncFolder } from "./engines/sqlite/open.ts";
+import { syncFolder } from "./engines/sqlite/folder.ts";
 import { restoreStore } from "./engines/sqlite/restore.ts";
 import { CannotOpen } from "./engines/sqlite/schema.ts";
 import type { Unreadable } from "./engines/sqlite/verify.ts";

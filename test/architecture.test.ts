@@ -46,6 +46,7 @@ const LAYERS: Readonly<Record<string, readonly string[]>> = {
     "origin.ts",
     "cookie.ts",
     "http.ts",
+    "heap.ts",
     "monitoring.ts",
     "backup.ts",
     "pages.ts",

@@ -89,6 +89,41 @@ describeWith(EXT4, "a full disk under a running server", () => {
     patience(ROUNDS, 60_000),
   );
 
+  test("[D14] killed, and started again on a disk that has become full to the last byte: what had just been accepted is delivered and acknowledged", async () => {
+    makeImage(join(folder, "image"), "ext4", DISK_BYTES);
+    const disk = join(folder, "disk");
+    unmount = mountImage(join(folder, "image"), disk);
+    const port = await freePort();
+    const start = () => CommandServer.start(port, join(disk, "data"));
+    server = await start();
+    const { url } = server;
+    const send = async (n: number) => {
+      const answer = await call(`${url}/v1/messages`, { token: token("sender"), body: { to: { user: "bob" }, type: "t", data: { name: `${n}` } } });
+      expect(answer.status).toBe(201);
+      return String(field(answer.body, "id"));
+    };
+    const accepted = new Set(await Promise.all(Array.from({ length: 200 }, (_none, n) => send(n))));
+    await server.kill();
+    fill(join(disk, "rest"), Number.POSITIVE_INFINITY);
+
+    for (const receives of [accepted.size, 0]) {
+      server = await start();
+      const bob = await LONG_POLLING.openReceiver({ url, token: token("bob"), receiver: "afterwards", window: 1_000 });
+      const got = new Set<string>();
+      while (got.size < receives) {
+        const seen = bob.deliveries.length;
+        await bob.until(() => bob.deliveries.length > seen || seen > got.size, `mail on a full disk, ${got.size} of ${receives}`);
+        const fresh = bob.deliveries.slice(got.size);
+        for (const { event } of fresh) got.add(event.id);
+        expect(await bob.ack({ seqs: fresh.map(({ seq }) => seq) })).toBe(fresh.length);
+      }
+      if (receives > 0) expect(got).toEqual(accepted);
+      else expect(bob.deliveries).toEqual([]);
+      await bob.leave();
+      await server.kill();
+    }
+  }, 60_000);
+
   async function fillAndFree() {
     makeImage(join(folder, "image"), "ext4", DISK_BYTES);
     const disk = join(folder, "disk");

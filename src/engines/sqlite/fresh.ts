@@ -108,6 +108,13 @@ export class FreshBook {
     return this.#arrivals.length === 0;
   }
 
+  /** The highest id that is here, or the one given. */
+  lastMessage(atLeast: string): string {
+    let last = atLeast;
+    for (const id of this.#byId.keys()) if (id > last) last = id;
+    return last;
+  }
+
   /** Whether there is so much that the oldest shall get rows. */
   get isFull(): boolean {
     return this.#size > MAX_MAILS || this.#bytes > MAX_BYTES;

@@ -2,11 +2,13 @@
  * Opens the database file of a data folder: one owner, durable from the directory entry on, of a version that this program knows.
  * @module
  */
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, statSync } from "node:fs";
-import { dirname, resolve } from "node:path";
+import { readFileSync, statSync } from "node:fs";
+import { resolve } from "node:path";
 import Database from "better-sqlite3";
+import { makeFolder, syncFolder } from "./folder.ts";
 import { readFresh } from "./fresh.ts";
 import { markFile, readMark } from "./mark.ts";
+import { giveUpReserve } from "./reserve.ts";
 import { CannotOpen, CHECKSUMS_SINCE, checkVersion, type Db, databaseFile, FRESH_SINCE, isDamage, migrate, sqliteCode, text } from "./schema.ts";
 import { commitsMissing, damageOfLogIn, damageOfMailboxes, damageOfPages, openReadOnly } from "./verify.ts";
 
@@ -35,8 +37,14 @@ export function openDatabase(dir: string): Db {
     if (isNew) syncFolder(folder);
     return db;
   } catch (cause) {
+    // Reading alone takes some room. What is kept for such a moment is given up; then it can be opened, and mail can be acknowledged.
+    if (isOutOfRoom(cause) && giveUpReserve(folder)) return openDatabase(dir);
     throw cannotOpen(cause, folder, file);
   }
+}
+
+function isOutOfRoom(cause: unknown): boolean {
+  return /^SQLITE_(FULL|IOERR_SHMSIZE)/.test(sqliteCode(cause) ?? "");
 }
 
 /**
@@ -132,7 +140,7 @@ export function cannotOpen(cause: unknown, folder: string, file: string): Cannot
           : `process ${pid}`;
     return new CannotOpen(`The data folder ${folder} is in use: ${file} is held by ${who}. Stop that process first, or choose another data folder.`);
   }
-  if (code.startsWith("SQLITE_FULL")) return new CannotOpen(`The disk of the data folder ${folder} is full. Free some space, then start again.`);
+  if (isOutOfRoom(cause)) return new CannotOpen(`The disk of the data folder ${folder} is full. Free some space, then start again.`);
   if (isDamage(cause)) return damaged(folder, text(cause));
   return new CannotOpen(`The store in ${folder} cannot be opened: ${code} ${text(cause)}.`);
 }
@@ -155,22 +163,5 @@ function lockHolder(file: string): number | undefined {
     return Number.isInteger(pid) && pid > 0 ? pid : undefined;
   } catch {
     return undefined;
-  }
-}
-
-/** Makes a folder, mode 0700, so that its directory entries survive a power cut. */
-export function makeFolder(folder: string): void {
-  const first = mkdirSync(folder, { recursive: true, mode: 0o700 });
-  if (first === undefined) return;
-  for (let each = folder; each.length >= first.length; each = dirname(each)) syncFolder(dirname(each));
-}
-
-/** Makes the entries of a folder durable. */
-export function syncFolder(folder: string): void {
-  const fd = openSync(folder, "r");
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
   }
 }

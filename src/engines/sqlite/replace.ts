@@ -4,8 +4,8 @@
  */
 import { copyFileSync, existsSync, linkSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { syncFolder } from "./folder.ts";
 import { markFile } from "./mark.ts";
-import { syncFolder } from "./open.ts";
 import { databaseFile } from "./schema.ts";
 
 /**

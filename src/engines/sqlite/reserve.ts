@@ -1,6 +1,6 @@
-import { closeSync, fsyncSync, openSync, rmSync, statSync, writeSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, openSync, rmSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { syncFolder } from "./open.ts";
+import { syncFolder } from "./folder.ts";
 
 const RETRY_MS = 1_000;
 
@@ -18,7 +18,7 @@ export class Reserve {
 
   constructor(dir: string, bytes: number) {
     this.#dir = dir;
-    this.#file = join(dir, "reserve");
+    this.#file = reserveFile(dir);
     this.bytes = bytes;
   }
 
@@ -64,4 +64,15 @@ export class Reserve {
     }
     syncFolder(this.#dir);
   }
+}
+
+function reserveFile(dir: string): string {
+  return join(dir, "reserve");
+}
+
+/** Gives the room of a store that is not open yet up. @returns whether there was any */
+export function giveUpReserve(dir: string): boolean {
+  if (!existsSync(reserveFile(dir))) return false;
+  rmSync(reserveFile(dir));
+  return true;
 }

@@ -117,11 +117,10 @@ export class Store {
     };
     this.#inTransaction = () => db.inTransaction;
     this.commits = this.#run.commits.get()?.n ?? 0;
-    this.#lastMessage = this.#run.lastMessage.get()?.message ?? "";
     this.epoch = String(db.prepare("SELECT value FROM meta WHERE key = 'epoch'").pluck().get());
     // What a process that was killed has left.
     this.#fresh.load(db);
-    while (!this.#fresh.isEmpty) this.fold();
+    this.#lastMessage = this.#fresh.lastMessage(this.#run.lastMessage.get()?.message ?? "");
   }
 
   /** Whether fresh mail shall get its rows, because there is much of it; and when there is time, any. */

@@ -65,6 +65,9 @@ class Desk {
     removeCopy(options.dir);
     this.#look = db.prepare("PRAGMA wal_checkpoint(NOOP)");
     if (!this.#reserve.restore()) this.#log.push(`The disk of ${options.dir} is full: new messages are refused until there is room again.`);
+    // What a process that was killed has left gets its rows now, if there is room; it can be read and acknowledged without them, too.
+    this.#foldAll();
+    this.#store.resumeFresh();
   }
 
   get epoch(): string {
@@ -201,6 +204,11 @@ class Desk {
     });
   }
 
+  /** Gives all fresh mail its rows; from then on none is fresh, until the store is told so. @returns whether there was room for them */
+  #foldAll(): boolean {
+    return this.#ifRoom(() => this.#store.pauseFresh());
+  }
+
   /** @returns whether there was room on the disk; if not, nothing was changed */
   #ifRoom(work: () => void): boolean {
     try {
@@ -217,7 +225,7 @@ class Desk {
   /** Copies the store, between batches. Never throws. */
   async copy(): Promise<Refusal | null> {
     // A copy is whole without fresh mail, as a store that was closed.
-    if (!this.#ifRoom(() => this.#store.pauseFresh())) {
+    if (!this.#foldAll()) {
       this.#store.resumeFresh();
       return NO_ROOM;
     }
@@ -229,7 +237,7 @@ class Desk {
 
   close(): void {
     // Where there is no room, the next start does it.
-    this.#ifRoom(() => this.#store.pauseFresh());
+    this.#foldAll();
     this.#mark.note(this.#store.commits);
     this.#db.close();
     this.#mark.close();
