@@ -23,7 +23,7 @@ function privateNames(code) {
   for (const [, name] of code.matchAll(/#([a-z]\w*)/g)) uses.set(name, (uses.get(name) ?? 0) + 1);
   const names = [...uses].sort(([, one], [, other]) => other - one).map(([name]) => name);
   // A class and what it extends are one object.
-  const first = code.includes(" extends BesideWire") ? 100 : 0;
+  const first = / extends (BesideWire|Database)\b/.test(code) ? 100 : 0;
   return code.replace(/#([a-z]\w*)/g, (_whole, name) => `_${first + names.indexOf(name)}`);
 }
 

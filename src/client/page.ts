@@ -5,13 +5,14 @@
  */
 import type { AckForms } from "../protocol.ts";
 import type { Acks } from "./acks.ts";
+import type { Kept } from "./database.ts";
 import { defer } from "./deferred.ts";
 import type { HandoverError } from "./error.ts";
 import { Intake, type Outlet, type Parcel } from "./intake.ts";
 import type { Unsent } from "./message.ts";
 import type { Item } from "./outbox.ts";
 import type { Line, Parts } from "./parts.ts";
-import { type Kept, Store } from "./store.ts";
+import { Store } from "./store.ts";
 import { type Host, Tabs } from "./tabs.ts";
 import { readClaims } from "./token.ts";
 import type { Sender, Status, Wire } from "./wire.ts";
