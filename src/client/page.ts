@@ -198,6 +198,7 @@ export class Page implements Host {
       return;
     }
     this.#parts.outbox.keepAll();
+    this.#store?.flush();
     void this.#lastWords();
     if (!this.#tabs) return;
     this.#away ??= defer();

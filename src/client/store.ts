@@ -8,13 +8,26 @@ import { listOf, parseText } from "./json.ts";
 
 /** So many marks are made before the oldest are removed. */
 const PRUNE_EVERY = 1_000;
+/** Each mark that is made or removed takes some 40 µs of the page's thread, and what takes longer than 50 ms a person feels. */
+const MAX_AT_ONCE = 100;
+
+/** What was processed in one turn of the page. */
+interface Turn {
+  readonly marks: (readonly [string, number])[];
+  /** What this tab's own note of it is called. */
+  readonly note: string;
+}
 
 export class Store extends Database {
   readonly #name: string;
-  #marks: (readonly [string, number])[] = [];
-  /** Marks that are not there to stay yet. */
-  readonly #unsure = new Set<string>();
+  /** Those that have ended and are not written. */
+  #turns: Turn[] = [];
+  /** The one that goes on. */
+  #turn: Turn | undefined;
+  #notes = 0;
+  #isWriting = false;
   #untilPrune = 0;
+  #isPruning = false;
 
   /** @throws DOMException where this browser keeps nothing for the page */
   static override async open(name: string): Promise<Store> {
@@ -25,7 +38,12 @@ export class Store extends Database {
     super(db);
     this.#name = name;
     // What this tab had processed when it was loaded again is from before this page.
-    for (const key of listOf(parseText(this.#noted()))) this.mark(String(key), performance.timeOrigin);
+    inSession((storage) => {
+      for (const note of Object.keys(storage).filter((each) => each.startsWith(`${name} `))) {
+        for (const key of listOf(parseText(storage.getItem(note)))) this.mark(String(key), performance.timeOrigin);
+        storage.removeItem(note);
+      }
+    });
   }
 
   /** What was processed and when (ms since the Unix epoch), the oldest first. */
@@ -34,43 +52,74 @@ export class Store extends Database {
     return keys.map((key, index) => [String(key), values[index]?.at ?? 0]);
   }
 
-  /** Remembers that a message was processed. Those of one turn share a transaction. */
+  /** Remembers that a message was processed. Those of one turn, and those that come while others are written, share a transaction. */
   mark(key: string, atMs = Date.now()): void {
-    if (this.#marks.push([key, atMs]) === 1) queueMicrotask(() => void this.#flush());
+    if (!this.#turn) {
+      this.#turn = { marks: [], note: `${this.#name} ${this.#notes++}` };
+      queueMicrotask(() => void this.#writeAll());
+    }
+    this.#turn.marks.push([key, atMs]);
   }
 
-  async #flush(): Promise<void> {
-    const marks = this.#marks;
-    this.#marks = [];
-    // A page that goes in this moment takes a transaction with it, and this not.
-    for (const [key] of marks) this.#unsure.add(key);
-    this.#noted(JSON.stringify([...this.#unsure]));
+  /** The page is left: what waits is written at once. */
+  flush(): void {
+    this.#endTurn();
+    while (this.#turns[0]) void this.#write();
+  }
+
+  async #writeAll(): Promise<void> {
+    this.#endTurn();
+    if (this.#isWriting) return;
+    this.#isWriting = true;
+    while (this.#turns[0]) await this.#write();
+    this.#isWriting = false;
+  }
+
+  #endTurn(): void {
+    const turn = this.#turn;
+    if (!turn) return;
+    this.#turn = undefined;
+    this.#turns.push(turn);
+    // A page that goes in this moment takes a transaction with it, and what it has noted not.
+    inSession((storage) => storage.setItem(turn.note, JSON.stringify(turn.marks.map(([key]) => key))));
+  }
+
+  async #write(): Promise<void> {
+    const turns: Turn[] = [];
+    for (let count = 0; this.#turns[0] && count < MAX_AT_ONCE; count += turns.at(-1)?.marks.length ?? 0) turns.push(this.#turns.shift() as Turn);
+    const marks = turns.flatMap((turn) => turn.marks);
     try {
       await this.work("seen", "readwrite", (store) => marks.map(([key, at]) => store.put({ at }, key)).at(-1) as IDBRequest);
       this.#untilPrune -= marks.length;
-      if (this.#untilPrune < 0) await this.#prune();
+      if (this.#untilPrune < 0) void this.#prune().catch(() => {});
     } catch {
       // Closed, or full: what this page has shown it still knows.
     }
-    for (const [key] of marks) this.#unsure.delete(key);
-    this.#noted(JSON.stringify([...this.#unsure]));
-  }
-
-  /** This tab's own note, which is written at once. @returns what it says */
-  #noted(text?: string): string | null {
-    try {
-      if (text !== undefined) sessionStorage.setItem(this.#name, text);
-      return sessionStorage.getItem(this.#name);
-    } catch {
-      return null;
-    }
+    inSession((storage) => {
+      for (const { note } of turns) storage.removeItem(note);
+    });
   }
 
   async #prune(): Promise<void> {
+    if (this.#isPruning) return;
     this.#untilPrune = PRUNE_EVERY;
-    const excess = (await this.work("seen", "readonly", (store) => store.count())) - MAX_SEEN;
-    if (excess <= 0) return;
-    const old = await this.work("seen", "readonly", (store) => store.index("at").getAllKeys(null, excess));
-    await this.work("seen", "readwrite", (store) => old.map((key) => store.delete(key)).at(-1) as IDBRequest);
+    this.#isPruning = true;
+    try {
+      for (let excess = (await this.work("seen", "readonly", (store) => store.count())) - MAX_SEEN; excess > 0; excess -= MAX_AT_ONCE) {
+        const old = await this.work("seen", "readonly", (store) => store.index("at").getAllKeys(null, Math.min(excess, MAX_AT_ONCE)));
+        await this.work("seen", "readwrite", (store) => old.map((key) => store.delete(key)).at(-1) as IDBRequest);
+      }
+    } finally {
+      this.#isPruning = false;
+    }
+  }
+}
+
+/** Does something with what this tab has for itself, where it may have anything. */
+function inSession(work: (storage: Storage) => void): void {
+  try {
+    work(sessionStorage);
+  } catch {
+    // The page may store nothing, or there is no room.
   }
 }

@@ -306,21 +306,15 @@ describeWith(CHROMIUM, "The tabs of one user", () => {
     expect(app.problems).toEqual([]);
   });
 
-  it("[C41] very many messages through a page: each handled once, its memory stays flat, and in the long form no task is long", async () => {
+  it("[C41] very many messages through a page: each handled once, its memory stays flat, and no task is long", async () => {
     await serve({ types: ["note"] });
     const app = await open();
-    await app.page.evaluate(`(() => {
-      globalThis.count = 0;
-      globalThis.longestMs = 0;
-      new PerformanceObserver((list) => {
-        for (const { duration } of list.getEntries()) longestMs = Math.max(longestMs, duration);
-      }).observe({ type: "longtask" });
-      handover.on("count", () => void count++);
-    })()`);
+    await app.page.evaluate("globalThis.count = 0; handover.on('count', () => void count++)");
     const heapBytes = await app.heap();
     const token = await tokenOf("user1");
     const sender = connect(server.url, { token: () => token });
     let middle = 0;
+    let longest: Awaited<ReturnType<App["tasks"]>> | undefined;
     for (let sent = 0; sent < MESSAGES; ) {
       await Promise.all(Array.from({ length: 100 }, () => sender.send("user2", "count", { number: sent++ })));
       // The mailbox holds 10,000.
@@ -328,19 +322,20 @@ describeWith(CHROMIUM, "The tabs of one user", () => {
       // By then what is remembered has its full size.
       if (sent === Math.min(20_000, MESSAGES / 2)) {
         middle = await heapBytes();
-        // Collecting the garbage takes its time.
-        await app.page.evaluate("longestMs = 0");
+        // From here on, since collecting the garbage takes its time.
+        longest = await app.tasks();
       }
     }
     await sender.close();
     await eventually(async () => expect(await app.page.evaluate("count")).toBe(MESSAGES));
-    const longestMs = Number(await app.page.evaluate("longestMs"));
+    const { wallMs, cpuMs } = (await longest?.()) ?? { wallMs: Number.NaN, cpuMs: Number.NaN };
     const growth = (await heapBytes()) - middle;
     played(
-      `${MESSAGES} messages, heap ${Math.round(growth / 1024)} KiB more at the end than in the middle, longest task ${Math.round(longestMs)} ms`,
+      `${MESSAGES} messages, heap ${Math.round(growth / 1024)} KiB more at the end than in the middle, longest task ${Math.round(cpuMs)} ms (${Math.round(wallMs)} ms with its waiting for a core)`,
     );
     expect(growth).toBeLessThan(4 * 1_048_576);
-    // In the short form the machine is anybody's.
-    if (MESSAGES >= 100_000) expect(longestMs).toBeLessThanOrEqual(50);
+    expect(cpuMs).toBeGreaterThan(0);
+    // By the time that it had a core: what others have of the machine is no work of the page's.
+    expect(cpuMs).toBeLessThanOrEqual(50);
   });
 });
