@@ -287,6 +287,58 @@ describeWith(CHROMIUM, "The tabs of one user", () => {
     await acked(id);
   });
 
+  it("[C66] where the browser keeps nothing the page says what that means, once, and works, with its other tabs", async () => {
+    await serve();
+    await browser.context.addInitScript("if (location.search === '?bare') Object.defineProperty(globalThis, 'indexedDB', { value: undefined })");
+    for (let count = 0; count < 2; count += 1) {
+      const app = await openApp(browser.context, server.url, "?bare");
+      apps.push(app);
+      await app.online();
+    }
+    const first = await leader();
+    const id = await send("shown");
+    for (const app of apps) await shows(app, ["shown"]);
+    await acked(id);
+    await first.page.evaluate("handover.send('user3', 'note', 'sent')");
+    expect(await readAll("user3", 1)).toEqual(["sent"]);
+    await server.kill();
+    await first.until("handover.status.state === 'offline'");
+    server = await server.restart();
+    await first.online();
+    const warned = await first.page.evaluate("warnings");
+    expect(warned).toEqual([expect.stringMatching(/keeps nothing: after a reload, messages may be shown again, and sends that waited are lost/)]);
+  });
+
+  it("[C67] without its own part of the SDK a page says so, once, and works, as a receiver of its own; with it again it shares", async () => {
+    await serve();
+    const usual = await open();
+    let isMissing = true;
+    await browser.context.route(`${server.url}/handover-page.js*`, (route) => (isMissing ? route.abort() : route.fallback()));
+    const app = await open();
+    expect(connected()).toHaveLength(2);
+    const id = await send("each");
+    for (const each of apps) await shows(each, ["each"]);
+    await acked(id);
+    await app.page.evaluate("handover.send('user3', 'note', 'sent')");
+    expect(await readAll("user3", 1)).toEqual(["sent"]);
+    // Not said while there is no server, nor again after it.
+    await server.kill();
+    await app.until("handover.status.state === 'offline'");
+    server = await server.restart();
+    await app.online();
+    expect(await app.page.evaluate("warnings")).toEqual([expect.stringMatching(/Alone, keeps nothing: .*handover-page\.js/)]);
+    isMissing = false;
+    await server.kill();
+    await app.until("handover.status.state === 'offline'");
+    server = await server.restart();
+    for (const each of apps) await each.online();
+    await leader();
+    const next = await send("shared");
+    for (const each of apps) await shows(each, ["each", "shared"]);
+    await acked(next);
+    expect([...usual.problems, ...app.problems]).toEqual([]);
+  });
+
   it("[C40] a page that is left says once more what it has processed, and one that comes back from the back/forward cache goes on", async () => {
     await serve();
     const app = await open();
@@ -337,5 +389,64 @@ describeWith(CHROMIUM, "The tabs of one user", () => {
     expect(cpuMs).toBeGreaterThan(0);
     // By the time that it had a core: what others have of the machine is no work of the page's.
     expect(cpuMs).toBeLessThanOrEqual(50);
+  });
+});
+
+describeWith(CHROMIUM, "Tabs of one user that are hidden, with the browser's slowest timers", () => {
+  it("[C68] they receive, acknowledge and send, and one takes over from another, without a timer; after an outage they are back when they are shown", async () => {
+    // Once a minute, after a second instead of five minutes.
+    const browser = await launchPlainChromium("--enable-features=IntensiveWakeUpThrottling:grace_period_seconds/1");
+    let server = await startServer();
+    try {
+      const caller = await openCaller(server.url, "user1");
+      const answer = await fetch(`${server.url}/demo/session`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify({ user: "user2" }),
+      });
+      await serveApp(browser.context, server.url, { token: ((await answer.json()) as { token: string }).token });
+      const apps = [await openApp(browser.context, server.url), await openApp(browser.context, server.url)];
+      for (const app of apps) await app.online();
+      const front = await browser.context.newPage();
+      await front.bringToFront();
+      for (const { page } of apps) {
+        expect(await page.evaluate("document.visibilityState")).toBe("hidden");
+        await page.evaluate("globalThis.beats = 0, setInterval(() => { beats += 1; }, 50)");
+      }
+      /** Whether its timers stand still: none in two seconds. */
+      const stands = async ({ page }: App) => {
+        const before = await page.evaluate("beats");
+        await front.waitForTimeout(2_000);
+        return (await page.evaluate("beats")) === before;
+      };
+      for (const app of apps) await vi.waitFor(async () => expect(await stands(app)).toBe(true), { timeout: 40_000, interval: 100 });
+      const startedMs = performance.now();
+      const first = await caller.send("user2", "one", "note");
+      for (const app of apps) await eventually(async () => expect(await app.shown()).toEqual(["one"]));
+      await eventually(async () => expect(await caller.state(first)).toBe("acked"));
+      const leading = apps.find((app) => app.isConnected()) as App;
+      const other = apps.find((app) => app !== leading) as App;
+      for (const { page } of apps) await page.evaluate("handover.send('user3', 'note', 'sent')");
+      // One that is under way when the leader goes, too.
+      await other.page.evaluate("globalThis.isSent = false; void handover.send('user3', 'note', 'under way').then(() => { isSent = true; })");
+      await leading.page.close();
+      await eventually(() => expect(other.isConnected()).toBe(true));
+      const second = await caller.send("user2", "two", "note");
+      await eventually(async () => expect(await other.shown()).toEqual(["one", "two"]));
+      await eventually(async () => expect(await caller.state(second)).toBe("acked"));
+      await eventually(async () => expect(await other.page.evaluate("isSent")).toBe(true));
+      expect(performance.now() - startedMs).toBeLessThan(DEADLINE_MS);
+      expect(await stands(other)).toBe(true);
+      await server.kill();
+      server = await server.restart();
+      await other.page.bringToFront();
+      await other.online();
+      await (await openCaller(server.url, "user1")).send("user2", "three", "note");
+      await eventually(async () => expect(await other.shown()).toEqual(["one", "two", "three"]));
+      expect(other.problems).toEqual([]);
+    } finally {
+      await browser.close();
+      await server.remove();
+    }
   });
 });

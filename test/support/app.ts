@@ -99,15 +99,16 @@ export async function serveApp(context: BrowserContext, origin: string, options:
   const html = `<!doctype html><meta charset="utf-8"><title>App</title><script src="/handover.js"></script><script>
     const unsent = [];
     const errors = [];
+    const warnings = [];
     const handover = Handover.connect(${JSON.stringify(server)}, {
       ...${JSON.stringify(rest)}, token: () => sessionStorage.token ?? ${JSON.stringify(token)}, onError: (error) => errors.push(String(error)), onUnsent: (each) => unsent.push(each),
-      onWarning() {},
+      onWarning: (text) => warnings.push(text),
     });
     for (const type of ${JSON.stringify(types)}) handover.on(type, async (message) => {
       await globalThis.work?.(message);
       sessionStorage.shown = (sessionStorage.shown ?? "") + message.data + "\\n";
     });
-    Object.assign(globalThis, { handover, unsent, errors });
+    Object.assign(globalThis, { handover, unsent, errors, warnings });
   </script>`;
   // To the browser a page that the test answers for comes from nowhere, and may not open a WebSocket to this machine just so.
   await context.grantPermissions(["local-network-access"], { origin });
