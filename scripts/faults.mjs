@@ -1,6 +1,6 @@
 // `npm run faults`: the long form of every fault test, then its controls (mistakes of test/mutations.json that the short form must see), and
 // docs/reliability.md from what they found. `npm run faults -- R4 R5` runs those only; the page keeps what the last run of the others found.
-// Wants root on Linux, loop devices, gcc, e2fsprogs, xfsprogs and faketime; about three quarters of an hour on two cores.
+// Wants root on Linux, loop devices, gcc, e2fsprogs, xfsprogs and faketime; about an hour on two cores.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus, release, tmpdir, totalmem } from "node:os";
@@ -13,8 +13,8 @@ const root = new URL("..", import.meta.url).pathname;
 const FAULTS = {
   R1: {
     title: "The process is killed",
-    text: "SIGKILL under load on WebSocket, long polling and HTTP, with acknowledgements, again and again on the same store. The driver keeps a ledger. After each start: what was answered 201 and not acknowledged is delivered, what was answered `acked` is not.",
-    files: ["test/crash.test.ts"],
+    text: "SIGKILL under load on WebSocket, long polling and HTTP, with acknowledgements, again and again on the same store. The driver keeps a ledger. After each start: what was answered 201 and not acknowledged is delivered, what was answered `acked` is not. And in small: after each commit of random ones a copy of the files, as a process that is killed there leaves them, says all that the store says.",
+    files: ["test/crash.test.ts", "test/engines/fresh.test.ts"],
   },
   R2: {
     title: "The power is cut",
@@ -51,10 +51,15 @@ const FAULTS = {
     text: "A proxy loses every fifth answer after the work was done, cuts others in their middle, makes every tenth request twice and breaks WebSockets; meanwhile the server is killed once. By its key each send is stored once, by its id each message is handled once, and what is sent again later has the first answer. Without keys some are stored twice: the control.",
     files: ["test/faults/network.test.ts"],
   },
+  R9: {
+    title: "Anything, in any order",
+    text: "Random sequences of everything that senders, receivers, time and an operator can do, the embedded store opened again and killed among it, on the real core and on a second, short writing of the protocol (`test/model/reference.ts`). After each step they are compared: every answer, what each receiver was handed and told, every ending, and the accounts.",
+    files: ["test/model.test.ts"],
+  },
   R12: {
     title: "The time of day jumps",
-    text: "By 2 hours and by a day, forward and back, under load (libfaketime; in smaller tests a clock of the test). What lasts is measured by a clock that nobody sets: no connection breaks, polls take their time, who polls is live, nothing is lost, doubled or out of order, ids go forward. What is a date follows the time of day: `ttl`, and a token's `exp` when it is shown.",
-    files: ["test/faults/clock.test.ts", "test/auth.test.ts"],
+    text: "By 2 hours and by a day, forward and back, under load (libfaketime; in smaller tests a clock of the test). What lasts is measured by a clock that nobody sets: no connection breaks, polls take their time, who polls is live, what was nacked waits no longer, nothing is lost, doubled or out of order, ids go forward. What is a date follows the time of day: `ttl`, and a token's `exp` when it is shown.",
+    files: ["test/faults/clock.test.ts", "test/engines/clock.test.ts", "test/auth.test.ts"],
   },
   R14: {
     title: "Peers fall silent",

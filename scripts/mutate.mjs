@@ -14,13 +14,14 @@ const SUITES = {
   rabbitmq: ["test/engines/rabbitmq-faults.test.ts", "test/engines/rabbitmq-operator.test.ts"],
   kill: ["test/crash.test.ts"],
   power: ["test/faults/power.test.ts", "test/faults/replay.test.ts"],
+  fresh: ["test/engines/fresh.test.ts"],
   rot: ["test/faults/rot.test.ts"],
   disk: ["test/engines/sqlite-disk.test.ts", "test/faults/full.test.ts", "test/failstop.test.ts"],
   full: ["test/engines/sqlite-disk.test.ts"],
   maintenance: ["test/maintenance.test.ts"],
   drain: ["test/faults/drain.test.ts"],
   network: ["test/faults/network.test.ts"],
-  clock: ["test/faults/clock.test.ts", "test/auth.test.ts"],
+  clock: ["test/faults/clock.test.ts", "test/engines/clock.test.ts", "test/auth.test.ts"],
   silent: ["test/faults/silent.test.ts"],
   tabs: ["test/browser/tabs.test.ts"],
 };
@@ -54,6 +55,7 @@ function rulesThatTurnRed({ file, find, replace, suites = ["engines", "transport
       "tsconfig.json",
       "tsconfig.build.json",
       "vitest.config.ts",
+      "rolldown.command.config.mjs",
       "rolldown.config.mjs",
       "rolldown.page.config.mjs",
       "rolldown.x0.config.mjs",
@@ -67,7 +69,7 @@ function rulesThatTurnRed({ file, find, replace, suites = ["engines", "transport
     if (suites.some((suite) => BUILT.includes(suite))) {
       // What a mistake leaves unused is no mistake here: what the compiler says of types does not count.
       run(copy, "tsc", "-p", "tsconfig.build.json");
-      for (const part of ["", ".page"]) run(copy, "rolldown", "-c", `rolldown${part}.config.mjs`);
+      for (const part of [".command", "", ".page"]) run(copy, "rolldown", "-c", `rolldown${part}.config.mjs`);
       if (!existsSync(join(copy, "dist/cli.js"))) throw new Error("it does not build");
     }
     const output = join(copy, "result.json");

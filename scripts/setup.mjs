@@ -60,7 +60,13 @@ once(
 once(
   "built",
   "building into dist",
-  [...filesBelow("src"), "package.json", "tsconfig.json", "tsconfig.build.json", "rolldown.config.mjs", "rolldown.x0.config.mjs"],
+  [
+    ...filesBelow("src"),
+    "package.json",
+    "tsconfig.json",
+    "tsconfig.build.json",
+    ...["", "command.", "page.", "x0."].map((part) => `rolldown.${part}config.mjs`),
+  ],
   existsSync(join(root, "dist", "cli.js")),
   "run",
   "--silent",

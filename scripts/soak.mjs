@@ -1,5 +1,5 @@
 // Plays the long suites, one after the other, and writes down in docs/soak.md what was played and how it ended. `npm run soak`, or with words to
-// choose: `npm run soak -- memory`. What is not chosen keeps its line. HANDOVER_SEED chooses the seed, else it is a new one.
+// choose: `npm run soak -- SDK`. What is not chosen keeps its line. HANDOVER_SEED chooses the seed, else it is a new one.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus, release, tmpdir, totalmem, type } from "node:os";
@@ -10,8 +10,6 @@ import { join } from "node:path";
  * it says what it has played with `played` of test/support/soak.ts.
  */
 const SUITES = [
-  { name: "model, memory engine", file: "test/model.test.ts", rule: "M1", env: { HANDOVER_RUNS: "10000" } },
-  { name: "model, embedded store", file: "test/model.test.ts", rule: "M2", env: { HANDOVER_RUNS: "10000" } },
   { name: "SQLite and memory agree", file: "test/engines/model.test.ts", rule: "E57", env: { HANDOVER_RUNS: "5000" } },
   { name: "x0, random and mutated requests", file: "test/x0/fuzz.test.ts", rule: "X56", env: { HANDOVER_RUNS: "200000" } },
   { name: "SDK, a network that loses", file: "test/client/network.test.ts", rule: "C64", env: { HANDOVER_RUNS: "10000" } },

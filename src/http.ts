@@ -61,6 +61,8 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
   const app = fastify({
     loggerInstance: options.log,
     logController: new LogController({ disableRequestLogging: true }),
+    // A logger of its own for each request, which nobody would use, is memory for each that is held.
+    childLoggerFactory: (parent) => parent,
     bodyLimit: PROTOCOL.maxFrameBytes,
     // The longest name of the protocol.
     routerOptions: { maxParamLength: 128 },

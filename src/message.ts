@@ -7,11 +7,36 @@ import { V7Generator } from "uuidv7";
 import { requireSender, requireService, requireType, sourceOf } from "./auth.ts";
 import type { Addressed, EngineSupports, Recipient } from "./engine.ts";
 import { HandoverError } from "./errors.ts";
-import { type Identity, type MessageId, type MessageRequest, PROTOCOL, type SessionId, type UserId, writeData, writeTime } from "./protocol.ts";
+import {
+  type Identity,
+  type MessageId,
+  type MessageRequest,
+  PROTOCOL,
+  type SessionId,
+  timeWriter,
+  type UserId,
+  writeData,
+  writeTime,
+} from "./protocol.ts";
+
+/** Random numbers from the system, many at a time: one call for each id would cost more than the id. */
+const random = {
+  numbers: new Uint32Array(1_024),
+  next: 1_024,
+  nextUint32(): number {
+    if (this.next === this.numbers.length) {
+      crypto.getRandomValues(this.numbers);
+      this.next = 0;
+    }
+    return this.numbers[this.next++] ?? 0;
+  },
+};
 
 /** Ids never repeat and never go back, however far the time of day is set back. */
-const IDS = new V7Generator();
+const IDS = new V7Generator(random);
 IDS.setRollbackAllowance(2 ** 48 - 1);
+
+const writeExpiry = timeWriter();
 
 export interface AcceptanceRules {
   /** Most bytes of the whole event. */
@@ -49,21 +74,12 @@ export function prepareMessage(identity: Identity, request: MessageRequest, rule
   const source = sourceOf(identity);
   const data = request.data === undefined ? undefined : writeData(request.data);
 
-  const attributes = JSON.stringify({
-    specversion: "1.0",
-    id,
-    source,
-    type: request.type,
-    time,
-    datacontenttype: data === undefined ? undefined : "application/json",
-    subject: request.subject,
-    expirytime: new Date(Math.min(expiresAtMs, 253_402_300_799_999)).toISOString(),
-    topic: request.topic,
-    urgency: request.urgency,
-    correlationid: request.correlationid,
-    replyto: request.replyto,
-  });
-  const event = data === undefined ? attributes : `${attributes.slice(0, -1)},"data":${data}}`;
+  // Written by hand, in a third of the time: an id and times need no escapes.
+  const event =
+    `{"specversion":"1.0","id":"${id}"${field("source", source)}${field("type", request.type)},"time":"${time}"` +
+    `${field("datacontenttype", data === undefined ? undefined : "application/json")}${field("subject", request.subject)}` +
+    `,"expirytime":"${writeExpiry(Math.min(expiresAtMs, 253_402_300_799_999))}"${field("topic", request.topic)}${field("urgency", request.urgency)}` +
+    `${field("correlationid", request.correlationid)}${field("replyto", request.replyto)}${data === undefined ? "" : `,"data":${data}`}}`;
   const bytes = Buffer.byteLength(event);
   if (bytes > rules.maxMessageBytes) {
     throw new HandoverError("too-large", `The message is ${bytes} bytes as an event; at most ${rules.maxMessageBytes} are accepted.`);
@@ -79,6 +95,11 @@ export function prepareMessage(identity: Identity, request: MessageRequest, rule
     ...(request.topic === undefined ? {} : { topic: request.topic }),
     ...(request.idempotencyKey === undefined ? {} : { idempotency: { key: unquotedKey(request.idempotencyKey), hash: hashOf(request, data) } }),
   };
+}
+
+/** A further member of a JSON object, when it has a value. */
+function field(name: string, value: string | undefined): string {
+  return value === undefined ? "" : `,"${name}":${JSON.stringify(value)}`;
 }
 
 /** An idempotency key without the quotes that the IETF draft puts around it, so that it is the same key by header, field and frame. */
@@ -115,6 +136,7 @@ function resolveRecipients(identity: Identity, to: MessageRequest["to"], rules: 
 function hashOf(request: MessageRequest, data: string | undefined): string {
   const { to, type, subject, correlationid, replyto, receipt, ttl, topic, urgency } = request;
   const address = to.users ? { users: to.users } : to;
-  const content = JSON.stringify([address, type, subject, correlationid, replyto, receipt ?? false, ttl, topic, urgency, data]);
-  return hash("sha256", content, "base64url");
+  const content = JSON.stringify([address, type, subject, correlationid, replyto, receipt ?? false, ttl, topic, urgency]);
+  // The data is JSON text already; behind the array there is no doubt where it begins.
+  return hash("sha256", content + (data ?? ""), "base64url");
 }

@@ -56,7 +56,8 @@ function processRegistry(): Registry {
     ofProcess = new Registry();
     // The library's numbers of the event loop begin anew with each reading: two readers spoil each other's, and one that comes at once gets
     // nonsense. They rest, and are left out.
-    collectDefaultMetrics({ register: ofProcess, eventLoopMonitoringPrecision: 60_000 });
+    // How busy the loop is it asks ten times a second, which a server that idles would notice.
+    collectDefaultMetrics({ register: ofProcess, eventLoopMonitoringPrecision: 60_000, eventLoopUtilizationTimeout: 1_000 });
     for (const { name } of ofProcess.getMetricsAsArray()) if (name.startsWith("nodejs_eventloop_lag")) ofProcess.removeSingleMetric(name);
     watchEventLoop(ofProcess);
   }
@@ -188,9 +189,13 @@ export class Metrics {
     };
   }
 
+  /** Messages that were sent, whatever became of them. */
+  sentCount = 0;
+
   /** A message that was sent has its outcome. */
   sent(outcome: SendOutcome): void {
     this.#sent[outcome] += 1;
+    this.sentCount += 1;
   }
 
   /** What was accepted is durable. @param durationMs  since it arrived */

@@ -17,6 +17,7 @@ import { memoryEngine } from "./engines/memory.ts";
 import { rabbitmqEngine } from "./engines/rabbitmq.ts";
 import { sqliteEngine } from "./engines/sqlite.ts";
 import type { HandoverError } from "./errors.ts";
+import { growWithLoad } from "./heap.ts";
 import { fromFastify, httpServer } from "./http.ts";
 import { Hub } from "./hub.ts";
 import { Metrics } from "./metrics.ts";
@@ -130,6 +131,7 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
     if (engine.name === "rabbitmq") log.warn("The RabbitMQ engine is experimental: one node per journal.");
     if (engine.supports.durable === "no") log.warn("The memory engine is not durable: messages end with this process. For tests only.");
     await listen(app, config);
+    const stopGrowing = growWithLoad(() => metrics.sentCount);
 
     let closing: Promise<void> | undefined;
     const close = async () => {
@@ -143,6 +145,7 @@ export async function startServer(config: Config, onFailure: (cause: HandoverErr
       webSocket.close(hub.draining());
       // Who is connected, or is about to be, is answered with 503 for a moment; a connection that is cut says less.
       await pause(FLUSH_MS);
+      stopGrowing();
       const closed = app.close();
       await engine.close();
       const cut = setTimeout(() => app.server.closeAllConnections(), FLUSH_MS);

@@ -13,8 +13,9 @@ import { LONG_POLLING } from "../src/testing/wire-poll.ts";
 import { makeMessage } from "./engines/message.ts";
 import { count, patience, percentile, randomOf, report, SEED } from "./faults/report.ts";
 import { randomName, removeJournal } from "./support/broker.ts";
-import { CommandServer, freePort } from "./support/command.ts";
+import { CommandServer } from "./support/command.ts";
 import { AMQP_URL, describeWith, RABBITMQ } from "./support/needs.ts";
+import { freePort } from "./support/port.ts";
 import { TOKEN_SECRET } from "./support/started.ts";
 
 /** Rounds of each engine. */

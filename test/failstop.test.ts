@@ -9,9 +9,10 @@ import { join } from "node:path";
 import { afterAll, afterEach, expect, test } from "vitest";
 import { call, field } from "../src/testing/wire.ts";
 import { count, patience, randomOf, report, SEED } from "./faults/report.ts";
-import { CommandServer, freePort } from "./support/command.ts";
+import { CommandServer } from "./support/command.ts";
 import { type FaultyDisk, makeFaultyDisk } from "./support/disk.ts";
 import { COMPILER, describeWith } from "./support/needs.ts";
+import { freePort } from "./support/port.ts";
 import { SERVICE_CREDENTIAL } from "./support/started.ts";
 
 const ROUNDS = count(1, 10);

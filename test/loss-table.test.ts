@@ -7,7 +7,7 @@ import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { until } from "./client/rig.ts";
-import { freePort } from "./support/command.ts";
+import { freePort } from "./support/port.ts";
 
 const MODEL = fileURLToPath(new URL("../bench/peers/x0.mjs", import.meta.url));
 let model: ChildProcess;

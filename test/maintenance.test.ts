@@ -13,7 +13,8 @@ import { sqliteEngine } from "../src/engines/sqlite.ts";
 import { call, field, signToken, WEBSOCKET, type WireReceiver } from "../src/testing/wire.ts";
 import { makeMessage } from "./engines/message.ts";
 import { report } from "./faults/report.ts";
-import { CommandServer, freePort, runCommand } from "./support/command.ts";
+import { CommandServer, runCommand } from "./support/command.ts";
+import { freePort } from "./support/port.ts";
 import { SERVICE_CREDENTIAL, start, TOKEN_SECRET } from "./support/started.ts";
 
 /** What waits in the store that is backed up under load. */

@@ -6,15 +6,14 @@
 import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { count, report } from "./faults/report.ts";
 import { type EngineName, Store } from "./model/core.ts";
 import { type Step, step } from "./model/steps.ts";
 import { REACHED, World } from "./model/world.ts";
-import { played as saysPlayed } from "./support/soak.ts";
 
 const SEED = Number(process.env.HANDOVER_SEED ?? Date.now() % 2 ** 31);
 /** So many on each engine; of the thousand that are always played most on memory, which is twenty times as fast. */
-const { HANDOVER_RUNS: RUNS } = process.env;
-const SEQUENCES: Readonly<Record<EngineName, number>> = RUNS ? { memory: Number(RUNS), sqlite: Number(RUNS) } : { memory: 750, sqlite: 250 };
+const SEQUENCES: Readonly<Record<EngineName, number>> = { memory: count(750, 10_000), sqlite: count(250, 10_000) };
 const PATH = process.env.HANDOVER_PATH;
 const MAX_STEPS = 50;
 /** So many sequences have one store: its file does not grow for ever. */
@@ -71,10 +70,11 @@ async function playAll(name: EngineName): Promise<void> {
     // A path leads through the examples, too, to one sequence.
     const run = PATH ? { numRuns: 1, path: PATH, endOnFailure: true } : { numRuns: sequences + examples.length };
     const details = await fc.check(property, { ...run, examples, seed: SEED });
+    const figures = { sequences: played, steps, divergences: details.failed ? 1 : 0, seed: SEED };
+    report("R9", `random sequences, ${name === "memory" ? "memory engine" : "embedded store"}`, figures);
     if (details.failed) throw failureOf(details, failed, name);
   } finally {
     await store?.close();
-    saysPlayed(`${played} sequences, ${steps} steps`);
   }
   // A few sequences do not come to everything.
   if (sequences >= 500 && !PATH) expect(TO_REACH.filter((what) => !REACHED.has(what)).join(), "what no sequence came to").toBe("");

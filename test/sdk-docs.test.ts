@@ -17,8 +17,8 @@ import { type Browser, chromium } from "playwright-core";
 import { build } from "vite";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { until } from "./client/rig.ts";
-import { freePort } from "./support/command.ts";
 import { CHROMIUM, describeWith } from "./support/needs.ts";
+import { freePort } from "./support/port.ts";
 import { SERVICE_CREDENTIAL, type Started, start } from "./support/started.ts";
 
 const ROOT = fileURLToPath(new URL("../", import.meta.url));

@@ -8,7 +8,8 @@ import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
 import { call, openSocket, signToken } from "../src/testing/wire.ts";
 import { EventStream } from "../src/testing/wire-sse.ts";
-import { CommandServer, freePort } from "./support/command.ts";
+import { CommandServer } from "./support/command.ts";
+import { freePort } from "./support/port.ts";
 import { SERVICE_CREDENTIAL, TOKEN_SECRET } from "./support/started.ts";
 
 let server: CommandServer | undefined;

@@ -5,7 +5,8 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { adopt, folder, freePort, start } from "../start.ts";
+import { freePort } from "../../test/support/port.ts";
+import { adopt, folder, start } from "../start.ts";
 import type { Running, System } from "../system.ts";
 import { versionOf } from "../wires/packages.ts";
 

@@ -197,7 +197,8 @@ async function pollReceiver(address: string, pair: number, hearing: Hearing, wai
 
 async function sseReceiver(address: string, pair: number, hearing: Hearing): Promise<Receiver> {
   const credential = await token(receiverName(pair));
-  const connection = await HttpConnection.open(address, credential);
+  // For the acknowledgements: a browser, too, opens it with the first.
+  let connection: HttpConnection | undefined;
   const request = get(`${address}/v1/events?receiver=bench&window=1000`, {
     agent: false,
     headers: { Authorization: `Bearer ${credential}`, Accept: "text/event-stream" },
@@ -211,6 +212,7 @@ async function sseReceiver(address: string, pair: number, hearing: Hearing): Pro
     isAcknowledging = true;
     while (acked < upto) {
       acked = upto;
+      connection ??= await HttpConnection.open(address, credential);
       const { status, text } = await connection.post("/v1/ack", JSON.stringify({ receiver: "bench", epoch, cursor: upto, upto }));
       if (status !== 200) throw new Error(`${status} ${text}`);
       hearing.acknowledged((JSON.parse(text) as { acked: number }).acked);
@@ -246,7 +248,7 @@ async function sseReceiver(address: string, pair: number, hearing: Hearing): Pro
   return {
     close() {
       request.destroy();
-      connection.close();
+      connection?.close();
     },
   };
 }

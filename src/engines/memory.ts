@@ -21,6 +21,7 @@ import type {
 } from "../engine.ts";
 import { asHandoverError, HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
+import { SetBack } from "../set-back.ts";
 import { type Tail, tell } from "../tail.ts";
 import {
   type Box,
@@ -76,6 +77,7 @@ class Memory implements MemoryEngine {
   readonly #maxBytes: number;
   readonly #maxAttempts: number;
   readonly #now: () => number;
+  readonly #setBack: SetBack;
   readonly #epoch = crypto.randomUUID() as string as Epoch;
   readonly #messages = new Map<MessageId, Message>();
   readonly #boxes = new Map<UserId, Box>();
@@ -96,6 +98,7 @@ class Memory implements MemoryEngine {
     this.#maxBytes = options.mailboxMaxBytes ?? 64 * 1024 * 1024;
     this.#maxAttempts = options.maxAttempts ?? 10;
     this.#now = options.now ?? Date.now;
+    this.#setBack = new SetBack(this.#now);
   }
 
   async open(_failed: EngineFailed): Promise<void> {
@@ -261,6 +264,7 @@ class Memory implements MemoryEngine {
     const nowMs = this.#now();
     const box = this.#boxes.get(user);
     if (!box) return [];
+    this.#comeEarlier();
     const settled: Ended[] = [];
     const open = (seq: Seq): Delivery | undefined => {
       const delivery = box.bySeq.get(seq)?.delivery;
@@ -363,6 +367,7 @@ class Memory implements MemoryEngine {
     this.#mustBeOpen();
     const nowMs = this.#now();
     this.#sessions.forget(nowMs);
+    this.#comeEarlier();
     for (let thing = this.#due.take(nowMs); thing; thing = this.#due.take(nowMs)) {
       if ("hash" in thing) {
         if (this.#keys.get(thing.order) === thing) this.#keys.delete(thing.order);
@@ -375,6 +380,14 @@ class Memory implements MemoryEngine {
       }
     }
     this.#wake();
+  }
+
+  /** A nack's delay lasts as long as it was to, although its end is kept as a date, when the time of day was set back. */
+  #comeEarlier(): void {
+    const byMs = this.#setBack.take();
+    if (byMs === 0) return;
+    for (const { deliveries } of this.#messages.values())
+      for (const each of deliveries) if (each.ending === undefined && !each.slot && each.dueMs !== undefined) this.#due.set(each, each.dueMs - byMs);
   }
 
   /** Gives one delivery its ending. What waits without a number gets one, so that a resumer is told of the gap. */

@@ -28,6 +28,7 @@ import type {
 } from "../engine.ts";
 import { asHandoverError, HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
+import { SetBack } from "../set-back.ts";
 import { type Tail, tell } from "../tail.ts";
 import type { AppendItem, FromWorker, Happening, Op, Result, ResultOf, ToWorker, UnsettledRow, WorkerOptions } from "./sqlite/call.ts";
 import { COPY, MAX_BATCH_BYTES } from "./sqlite/call.ts";
@@ -148,6 +149,9 @@ class Sqlite implements SqliteEngine {
   #sweepTimer: NodeJS.Timeout | undefined;
   #sweepAtMs = Number.POSITIVE_INFINITY;
   #sweeps = 0;
+  readonly #setBack: SetBack;
+  /** By how much the time of day was set back, as far as no sweep knows it; at first nobody does. */
+  #setBackMs: number | null = 0;
   #restTimer: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
   #whenIdle: (() => void) | undefined;
@@ -164,6 +168,7 @@ class Sqlite implements SqliteEngine {
     };
     this.#commitTimeoutMs = options.commitTimeoutMs ?? 4_000;
     this.#now = options.now ?? Date.now;
+    this.#setBack = new SetBack(this.#now);
     this.#log = options.log ?? ((line) => console.error(line));
     this.#committed = options.committed;
     this.#damaged = options.damaged;
@@ -366,14 +371,32 @@ class Sqlite implements SqliteEngine {
     }
   }
 
-  #sweepStep(): Promise<boolean> {
+  #sweepStep(isFirst = false): Promise<boolean> {
+    const setBackMs = this.#setBackMs;
+    this.#setBackMs = null;
     return new Promise((resolve, reject) => {
-      this.#ask(["sweep"], 1_000, reject, (isMore: boolean) => {
+      const failed = (cause: HandoverError) => {
+        if (setBackMs !== null) this.#setBackMs = (this.#setBackMs ?? 0) + setBackMs;
+        reject(cause);
+      };
+      const take = (isMore: boolean) => {
         // The answer to this batch says anew when the next one is due.
         this.#sweepAtMs = Number.POSITIVE_INFINITY;
         resolve(isMore);
-      });
+      };
+      this.#ask(["sweep", setBackMs], 1_000, failed, take, isFirst);
     });
+  }
+
+  /** Where the time of day was set back, what a nack delays comes so much earlier: before anything is done by the new time. */
+  #lookAtClock(): void {
+    const byMs = this.#setBack.take();
+    if (byMs === 0) return;
+    this.#setBackMs = (this.#setBackMs ?? 0) + byMs;
+    this.#sweepStep(true).then(
+      (isMore) => isMore && this.#sweepBy(this.#now()),
+      () => this.#sweepBy(this.#now() + 1_000),
+    );
   }
 
   close(): Promise<void> {
@@ -409,7 +432,7 @@ class Sqlite implements SqliteEngine {
   }
 
   /** Queues an operation. `take` gets its result; `reject` why there is none. Never throws. */
-  #ask<R extends Result>(op: Op, weight: number, reject: (cause: HandoverError) => void, take: (result: R) => void): void {
+  #ask<R extends Result>(op: Op, weight: number, reject: (cause: HandoverError) => void, take: (result: R) => void, isFirst = false): void {
     if (this.#state !== "open") {
       const why = this.#state === "failed" ? "has failed; the server must be started again" : this.#state === "new" ? "is not open yet" : "is closed";
       reject(new HandoverError("store-unavailable", `The store ${why}. Nothing was stored.`));
@@ -419,7 +442,7 @@ class Sqlite implements SqliteEngine {
       if (typeof result === "object" && result !== null && "refused" in result) reject(new HandoverError(result.refused, result.message));
       else take(result as R);
     };
-    this.#queue.push({ op, weight, done, failed: reject });
+    this.#queue[isFirst ? "unshift" : "push"]({ op, weight, done, failed: reject });
     if (this.#sent || this.#isFlushPlanned) return;
     this.#isFlushPlanned = true;
     // At the end of this turn: what one read of the sockets brought goes together.
@@ -431,6 +454,7 @@ class Sqlite implements SqliteEngine {
 
   #flush(): void {
     if (this.#sent || this.#queue.length === 0 || this.#isFailed()) return;
+    this.#lookAtClock();
     let weight = 0;
     let bytes = 0;
     let count = 0;
@@ -531,6 +555,7 @@ class Sqlite implements SqliteEngine {
     const sleepMs = Math.min(Math.max(dueMs - this.#now(), MIN_SLEEP_MS), MAX_SLEEP_MS);
     this.#sweepTimer = setTimeout(() => {
       this.#sweepAtMs = Number.POSITIVE_INFINITY;
+      this.#lookAtClock();
       if (this.#now() < dueMs) return this.#sweepBy(dueMs);
       // One that is at work goes on, and its last step says when the next is due. Two would make each other's commits longer.
       if (this.#sweeps > 0) return;

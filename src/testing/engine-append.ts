@@ -46,10 +46,12 @@ export const APPEND_RULES: readonly Rule[] = [
       const keyed = bench.message({ to: [EVE], idempotency: { key: "k", hash: "h" } });
       const spoiled = bench.message({ idempotency: { key: "k", hash: "other" } });
       const [first, second, third] = [bench.message(), bench.message(), bench.message()];
-      const results = await bench.engine.appendEach([keyed, first, spoiled, keyed, second, bench.message({ to: [] }), third]);
+      const none = bench.message({ to: [] });
+      const twice = bench.message({ id: first.id });
+      const results = await bench.engine.appendEach([keyed, none, first, spoiled, keyed, twice, second, third]);
       deepEqual(
         results.map((each) => ("outcome" in each ? each.outcome : each.code)),
-        ["stored", "stored", "conflict", "repeated", "stored", "internal", "full"],
+        ["stored", "internal", "stored", "conflict", "repeated", "internal", "stored", "full"],
       );
       deepEqual(ids(await bench.mail()), ids([first, second]));
       deepEqual(ids(await bench.mail(EVE)), ids([keyed]));

@@ -11,8 +11,8 @@ import { dirname, join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { parse } from "yaml";
 import { call } from "../../src/testing/wire.ts";
-import { freePort } from "../support/command.ts";
 import { describeWith, type Need } from "../support/needs.ts";
+import { freePort } from "../support/port.ts";
 import { SERVICE_CREDENTIAL, SERVICE_KEY, TOKEN_SECRET } from "../support/started.ts";
 import { ROOT, readDockerfile } from "./dockerfile.ts";
 

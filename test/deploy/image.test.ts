@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { afterAll, expect, test, vi } from "vitest";
 import { call } from "../../src/testing/wire.ts";
-import { freePort } from "../support/command.ts";
+import { freePort } from "../support/port.ts";
 import { SERVICE_CREDENTIAL, SERVICE_KEY, TOKEN_SECRET } from "../support/started.ts";
 import { ROOT, readDockerfile } from "./dockerfile.ts";
 

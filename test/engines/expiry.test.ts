@@ -130,7 +130,7 @@ test("[E78] 100,000 messages that expired in one mailbox cost nobody else anythi
 
   const perRow: number[] = [];
   for (let step = 1; step <= 10; step++) {
-    const { results, calls, rows } = batch(["sweep"]);
+    const { results, calls, rows } = batch(["sweep", null]);
     expect(results).toEqual([true]);
     expect(rows).toBeGreaterThanOrEqual(STEP_ROWS);
     perRow.push(calls / STEP_ROWS, rows / STEP_ROWS);

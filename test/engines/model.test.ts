@@ -18,7 +18,8 @@ const LIMITS = { mailboxMaxMessages: 5, mailboxMaxBytes: 900, maxAttempts: 3 };
 
 const user = fc.constantFrom("a", "b", "c");
 const session = fc.constantFrom("s1", "s2");
-const seq = fc.nat({ max: 25 });
+/** Mostly one of those that a young mailbox has: settlements that hit nothing show little. */
+const seq = fc.oneof({ weight: 3, arbitrary: fc.nat({ max: 6 }) }, { weight: 1, arbitrary: fc.nat({ max: 25 }) });
 const receiver = fc.constantFrom("r1", "r2").map((name) => name as ReceiverId);
 const item = fc.record({
   to: fc.uniqueArray(fc.record({ user, session: fc.option(session, { nil: undefined, freq: 3 }) }), {

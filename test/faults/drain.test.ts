@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
 import { connect, type Handover, type Transport } from "../../src/client/index.ts";
 import { until } from "../client/rig.ts";
-import { CommandServer, freePort } from "../support/command.ts";
+import { CommandServer } from "../support/command.ts";
+import { freePort } from "../support/port.ts";
 import { SERVICE_CREDENTIAL, tokenOf } from "../support/started.ts";
 import { count, patience, report } from "./report.ts";
 

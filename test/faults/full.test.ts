@@ -6,9 +6,10 @@ import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { call, field, signToken } from "../../src/testing/wire.ts";
 import { LONG_POLLING } from "../../src/testing/wire-poll.ts";
-import { CommandServer, freePort } from "../support/command.ts";
+import { CommandServer } from "../support/command.ts";
 import { makeImage, mountImage } from "../support/disk.ts";
 import { describeWith, EXT4 } from "../support/needs.ts";
+import { freePort } from "../support/port.ts";
 import { SERVICE_CREDENTIAL, TOKEN_SECRET } from "../support/started.ts";
 import { count, patience, report } from "./report.ts";
 

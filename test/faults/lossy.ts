@@ -2,23 +2,21 @@
  * A proxy that loses answers after the server has done what was asked, cuts others in their middle, and passes requests on twice.
  * @module
  */
-import { once } from "node:events";
 import { Agent, createServer, type IncomingHttpHeaders, type IncomingMessage, request, type ServerResponse } from "node:http";
-import { type AddressInfo, connect } from "node:net";
+import { type Opened, open, passUpgrade } from "../support/forward.ts";
 
-export interface LossyProxy {
-  readonly url: string;
+export interface LossyProxy extends Opened {
   readonly lost: number;
   readonly cut: number;
   readonly repeated: number;
   /** Bodies of sends that went through it, as they were. */
   readonly sends: readonly string[];
-  close(): Promise<void>;
 }
 
 /** @param random  gives numbers from 0 to 1; of five answers one is lost, of twenty one is cut, of ten requests one is made twice */
 export async function openLossyProxy(target: string, random: () => number): Promise<LossyProxy> {
-  const { hostname, port } = new URL(target);
+  const server = new URL(target);
+  const { hostname, port } = server;
   const agent = new Agent({ keepAlive: true });
   const counts = { lost: 0, cut: 0, repeated: 0 };
   const sends: string[] = [];
@@ -85,11 +83,8 @@ export async function openLossyProxy(target: string, random: () => number): Prom
   };
   // A WebSocket breaks after some of what the server said: what was asked before is done, and its answer is lost.
   proxy.on("upgrade", (asked, near, head) => {
-    const far = connect(Number(port), hostname);
+    const far = passUpgrade(server, asked, near, head);
     let left = 8_000 + random() * 40_000;
-    const lines = asked.rawHeaders.flatMap((name, at) => (at % 2 === 0 ? `${name}: ${asked.rawHeaders[at + 1]}` : []));
-    far.write(`GET ${asked.url} HTTP/1.1\r\n${lines.join("\r\n")}\r\n\r\n`);
-    far.write(head);
     near.pipe(far);
     far.on("data", (part) => {
       left -= part.length;
@@ -99,18 +94,10 @@ export async function openLossyProxy(target: string, random: () => number): Prom
         near.destroy();
       }
     });
-    for (const [one, other] of [
-      [near, far],
-      [far, near],
-    ] as const) {
-      one.on("error", () => {});
-      one.on("close", () => other.destroy());
-    }
   });
-  proxy.listen(0, "127.0.0.1");
-  await once(proxy, "listening");
+  const { url, close } = await open(proxy, agent);
   return {
-    url: `http://127.0.0.1:${(proxy.address() as AddressInfo).port}`,
+    url,
     get lost() {
       return counts.lost;
     },
@@ -121,12 +108,6 @@ export async function openLossyProxy(target: string, random: () => number): Prom
       return counts.repeated;
     },
     sends,
-    async close() {
-      const closed = once(proxy, "close");
-      proxy.close();
-      proxy.closeAllConnections();
-      agent.destroy();
-      await closed;
-    },
+    close,
   };
 }

@@ -8,7 +8,7 @@ import { count, patience, randomOf, report, SEED } from "./report.ts";
 import { hurt, judge, judgeRepair, Looker, makeStore, type Outcome, STATES, type Truth } from "./rot.ts";
 import { USERS } from "./rotten.ts";
 
-const MUTANTS = count(42, 504);
+const MUTANTS = count(48, 528);
 let dir = "";
 const looker = new Looker();
 beforeAll(() => {

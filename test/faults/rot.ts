@@ -88,6 +88,8 @@ const KINDS = [
   "bits all over",
   "bits of a row",
   "bits of a text",
+  "bits of a fresh row",
+  "bits of a fresh text",
   "a page zeroed",
   "cut at a page",
   "cut",
@@ -137,6 +139,23 @@ export function hurt(dir: string, random: () => number, turn: number): string {
       db.prepare(`UPDATE events SET event = replace(event, 'x', 'y') WHERE id IN (${event})`).run(upto(10));
       db.close();
       return kind;
+    }
+    case "bits of a fresh row":
+    case "bits of a fresh text": {
+      // Such as could be read: acknowledgements that nobody gave, another mailbox; or another text.
+      const acked = Array.from({ length: 600 }, (_none, n) => [1 + Math.floor(n / 100), 1 + (n % 100)]).flat();
+      const change =
+        kind === "bits of a fresh text"
+          ? "events = CAST(replace(CAST(events AS TEXT), 'x', 'y') AS BLOB)"
+          : [
+              `header = replace(header, '"acked":[]', '"acked":${JSON.stringify(acked)}')`,
+              `header = replace(replace(header, '",1,', '",2,'), '",3,', '",1,')`,
+            ][upto(2)];
+      const db = new Database(database);
+      const { changes } = db.prepare(`UPDATE fresh SET ${change} WHERE mails > 0 AND n % 3 = ?`).run(upto(3));
+      db.close();
+      if (changes > 0) return `${changes} rows of fresh mail: ${change?.slice(0, 60)}`;
+      break;
     }
     case "an older copy":
       if (existsSync(join(dir, "early"))) {

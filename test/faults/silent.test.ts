@@ -8,8 +8,9 @@ import { call, field, openSocket, WEBSOCKET, type Wire, type WireReceiver } from
 import { LONG_POLLING } from "../../src/testing/wire-poll.ts";
 import { EventStream, SSE } from "../../src/testing/wire-sse.ts";
 import { until } from "../client/rig.ts";
-import { CommandServer, freePort } from "../support/command.ts";
+import { CommandServer } from "../support/command.ts";
 import { openRelay, type Relay } from "../support/demo.ts";
+import { freePort } from "../support/port.ts";
 import { accounts, read, scrape } from "../support/prometheus.ts";
 import { SERVICE_CREDENTIAL, start, tokenOf } from "../support/started.ts";
 import { count, report } from "./report.ts";

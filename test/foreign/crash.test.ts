@@ -7,8 +7,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { call } from "../../src/testing/wire.ts";
-import { CommandServer, freePort } from "../support/command.ts";
+import { CommandServer } from "../support/command.ts";
 import { describeWith, FOREIGN } from "../support/needs.ts";
+import { freePort } from "../support/port.ts";
 import { SERVICE_CREDENTIAL } from "../support/started.ts";
 import { Running, tokenOf, WAYS } from "./client.ts";
 

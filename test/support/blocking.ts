@@ -3,21 +3,19 @@
  * new ones are refused.
  * @module
  */
-import { once } from "node:events";
 import { Agent, createServer, request } from "node:http";
-import { type AddressInfo, connect, type Socket } from "node:net";
+import type { Socket } from "node:net";
+import { type Opened, open, passUpgrade } from "./forward.ts";
 
-export interface BlockingProxy {
-  readonly url: string;
+export interface BlockingProxy extends Opened {
   block(what: "websocket" | "sse"): void;
-  close(): Promise<void>;
 }
 
 export async function openBlockingProxy(target: string): Promise<BlockingProxy> {
-  const { hostname, port } = new URL(target);
+  const server = new URL(target);
+  const { hostname, port } = server;
   const agent = new Agent({ keepAlive: true });
   const blocked = new Set<string>();
-  const sockets = new Set<Socket>();
   const proxy = createServer((asked, answer) => {
     const isStream = asked.url?.startsWith("/v1/events") ?? false;
     if (isStream && blocked.has("sse")) {
@@ -41,32 +39,13 @@ export async function openBlockingProxy(target: string): Promise<BlockingProxy> 
       near.end("HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\n");
       return;
     }
-    const far = connect(Number(port), hostname);
-    const lines = asked.rawHeaders.flatMap((name, at) => (at % 2 === 0 ? `${name}: ${asked.rawHeaders[at + 1]}` : []));
-    far.write(`GET ${asked.url} HTTP/1.1\r\n${lines.join("\r\n")}\r\n\r\n`);
-    far.write(head);
+    const far = passUpgrade(server, asked, near, head);
     for (const [one, other] of [
       [near, far],
       [far, near],
-    ] as const) {
-      sockets.add(one);
+    ] as const)
       one.on("data", (part) => blocked.has("websocket") || other.write(part));
-      one.on("error", () => {});
-      one.on("close", () => other.destroy());
-    }
   });
-  proxy.listen(0, "127.0.0.1");
-  await once(proxy, "listening");
-  return {
-    url: `http://127.0.0.1:${(proxy.address() as AddressInfo).port}`,
-    block: (what) => void blocked.add(what),
-    async close() {
-      const closed = once(proxy, "close");
-      proxy.close();
-      for (const socket of sockets) socket.destroy();
-      proxy.closeAllConnections();
-      agent.destroy();
-      await closed;
-    },
-  };
+  const { url, close } = await open(proxy, agent);
+  return { url, close, block: (what) => void blocked.add(what) };
 }

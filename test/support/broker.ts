@@ -7,12 +7,12 @@ import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { type AddressInfo, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Connection } from "rabbitmq-client";
 import { until } from "../../src/testing/engine-bench.ts";
 import { AMQP_URL, type Need } from "./needs.ts";
+import { freePort, isListening } from "./port.ts";
 
 const BIN = "/usr/lib/rabbitmq/bin";
 const START_MS = 60_000;
@@ -137,23 +137,4 @@ export async function removeJournal(journal: string, url = AMQP_URL): Promise<vo
   const connection = new Connection(url);
   for (const queue of ["journal", "owner"]) await connection.queueDelete({ queue: `handover.${journal}.${queue}` });
   await connection.close();
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, "close");
-  return port;
-}
-
-function isListening(port: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(port, "127.0.0.1", () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.on("error", () => resolve(false));
-  });
 }

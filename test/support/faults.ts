@@ -11,8 +11,9 @@ import { connect, type Handover, type Transport } from "../../src/client/index.t
 import type { Ending, Totals } from "../../src/engine.ts";
 import { call, type Delivered, field, signToken } from "../../src/testing/wire.ts";
 import { until } from "../client/rig.ts";
-import { CommandServer, freePort } from "./command.ts";
+import { CommandServer } from "./command.ts";
 import { openRelay, type Relay } from "./demo.ts";
+import { freePort } from "./port.ts";
 import { read, scrape } from "./prometheus.ts";
 import { TOKEN_SECRET } from "./started.ts";
 

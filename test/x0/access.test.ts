@@ -7,7 +7,8 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { loadConfig, type SettingKey } from "../../src/config.ts";
 import { type Server, startServer } from "../../src/server.ts";
 import { call, field } from "../../src/testing/wire.ts";
-import { CommandServer, freePort } from "../support/command.ts";
+import { CommandServer } from "../support/command.ts";
+import { freePort } from "../support/port.ts";
 import { SERVICE_CREDENTIAL, type Started, start, TOKEN_SECRET } from "../support/started.ts";
 import { directOf, pollOf, setDataOf, Tab, valuesOf } from "./tab.ts";
 

@@ -5,7 +5,8 @@
 import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { call, field } from "../../src/testing/wire.ts";
-import { CommandServer, freePort } from "../support/command.ts";
+import { CommandServer } from "../support/command.ts";
+import { freePort } from "../support/port.ts";
 import { ask, expectProblem } from "../support/raw.ts";
 import { type Started, start } from "../support/started.ts";
 import { Tab } from "./tab.ts";

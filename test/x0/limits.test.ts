@@ -8,9 +8,10 @@ import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { CommandServer, freePort } from "../support/command.ts";
+import { CommandServer } from "../support/command.ts";
 import { mountSmallDisk } from "../support/disk.ts";
 import { describeWith, MOUNT } from "../support/needs.ts";
+import { freePort } from "../support/port.ts";
 import { type Started, start } from "../support/started.ts";
 import { pollOf, Tab, valuesOf } from "./tab.ts";
 

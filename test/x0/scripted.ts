@@ -6,7 +6,7 @@ import { expect, vi } from "vitest";
 import type { SettingKey } from "../../src/config.ts";
 import { call, field } from "../../src/testing/wire.ts";
 import { DEADLINE_MS } from "../support/browser.ts";
-import { freePort } from "../support/command.ts";
+import { freePort } from "../support/port.ts";
 import { SERVICE_CREDENTIAL, type Started, start } from "../support/started.ts";
 import { APP_HOST, App, type AppOptions, type ScriptLine, type Shown } from "./app.ts";
 import type { Mode } from "./mode.ts";

@@ -50,7 +50,8 @@ export type Op =
   | readonly ["end", session: string]
   | readonly ["unsettled", afterMessage: string, afterMailbox: number]
   | readonly ["totals"]
-  | readonly ["sweep"];
+  /** By how much the time of day was set back; 0 when nobody knows, null when it was not. */
+  | readonly ["sweep", setBackMs: number | null];
 
 /** Per item: the numbers given, in the order of the recipients, 0 for a full mailbox; or the first answer as JSON; or why not. */
 export type AppendResult = readonly number[] | string | typeof CONFLICT | typeof FULL | typeof NOT_STORED | typeof SESSION_ENDED;

@@ -27,11 +27,14 @@ const QUIET_STEP_MAILS = 256;
 /** One message for one recipient, in the columns of its future rows. */
 export interface FreshMail extends CheckedDelivery {
   readonly seq: number;
-  readonly text: string;
+  /** Empty once its acknowledgement is committed: then it is in the file only, where nobody will ask for it. */
+  text: string;
   readonly event_checksum: number;
   readonly accepted_ms: number;
   readonly ttl: number;
   readonly key: string | null;
+  /** Of source and key: {@link nameOfKey}. */
+  readonly keyName: string | null;
   readonly hash: string | null;
   readonly key_due_ms: number;
   /** When it was acknowledged; null while it waits. */
@@ -146,8 +149,8 @@ export class FreshBook {
     return this.#byId.get(id);
   }
 
-  ofKey(source: string, key: string): FreshMail | undefined {
-    return this.#byKey.get(`${source}\n${key}`);
+  ofKey(keyName: string): FreshMail | undefined {
+    return this.#byKey.get(keyName);
   }
 
   /** Mail that is acknowledged. */
@@ -163,7 +166,7 @@ export class FreshBook {
     mail.isMoved = true;
     this.#moved.push(mail);
     this.#byId.delete(mail.message);
-    if (mail.key !== null) this.#byKey.delete(`${mail.source}\n${mail.key}`);
+    if (mail.keyName !== null) this.#byKey.delete(mail.keyName);
     const shelf = this.#shelves.get(mail.mailbox);
     if (!shelf) return;
     shelf.size -= 1;
@@ -174,8 +177,10 @@ export class FreshBook {
   takeOldest(): readonly FreshMail[] {
     const mails: FreshMail[] = [];
     const step = this.isFull ? STEP_MAILS : QUIET_STEP_MAILS;
-    for (const arrival of this.#arrivals) {
-      if (mails.length >= step) break;
+    for (;;) {
+      // What this transaction has taken before is not taken again.
+      const arrival = this.#arrivals[this.#dropping];
+      if (!arrival || mails.length >= step) break;
       this.#dropping += 1;
       for (const mail of arrival.mails) if (!mail.isMoved) mails.push(mail);
     }
@@ -207,6 +212,7 @@ export class FreshBook {
   }
 
   committed(commit: number, nowMs: number): void {
+    for (const mail of this.#acked) mail.text = "";
     for (const { mails, bytes } of this.#arrivals.splice(0, this.#dropping)) {
       this.#size -= mails.length;
       this.#bytes -= bytes;
@@ -284,7 +290,7 @@ export class FreshBook {
 
   #place(mail: FreshMail): void {
     this.#byId.set(mail.message, mail);
-    if (mail.key !== null) this.#byKey.set(`${mail.source}\n${mail.key}`, mail);
+    if (mail.keyName !== null) this.#byKey.set(mail.keyName, mail);
     let shelf = this.#shelves.get(mail.mailbox);
     if (!shelf) {
       shelf = { head: 0, size: 0, bytesWaiting: 0, waiting: new Map() };
@@ -341,7 +347,8 @@ export function replayFresh(rows: readonly FreshRow[]): { arrivals: Arrival[]; d
       // A text that is not what was written is found when it is read, as that of a row.
       const text = events.toString("utf8", at, at + bytes);
       at += bytes;
-      const ofMessage = { message, source, text, event_checksum, bytes, accepted_ms, expires_ms, ttl, key, hash, key_due_ms };
+      const keyName = key === null ? null : nameOfKey(source, key);
+      const ofMessage = { message, source, text, event_checksum, bytes, accepted_ms, expires_ms, ttl, key, keyName, hash, key_due_ms };
       return { ...ofMessage, mailbox, seq, event: null, session: null, topic: null, attempts: 1, ended_ms: null, commit: n, isMoved: false };
     });
     for (const mail of mails) byPlace.set(`${mail.mailbox} ${mail.seq}`, mail);
@@ -360,6 +367,11 @@ export function replayFresh(rows: readonly FreshRow[]): { arrivals: Arrival[]; d
     arrivals.push({ commit: n, nowMs: now, mails, bytes: at });
   }
   return { arrivals, damaged, lost };
+}
+
+/** A source's key, as one name: made once for each message, and looked up three times. */
+export function nameOfKey(source: string, key: string): string {
+  return `${source}\n${key}`;
 }
 
 /** The row of a message's idempotency key: source, key, hash, the answer as it is repeated, due_ms, checksum; undefined where it has none. */

@@ -5,12 +5,13 @@
 import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import Database from "better-sqlite3";
+import { readFresh } from "./fresh.ts";
 import { markFile, readMark } from "./mark.ts";
-import { CannotOpen, CHECKSUMS_SINCE, checkVersion, type Db, databaseFile, isDamage, migrate, sqliteCode, text } from "./schema.ts";
+import { CannotOpen, CHECKSUMS_SINCE, checkVersion, type Db, databaseFile, FRESH_SINCE, isDamage, migrate, sqliteCode, text } from "./schema.ts";
 import { commitsMissing, damageOfLogIn, damageOfMailboxes, damageOfPages, openReadOnly } from "./verify.ts";
 
-/** A store up to this size is looked through whenever it is opened: about a second for 256 MiB. Larger ones are for `handover doctor`. */
-const LOOK_BYTES = 256 * 1_048_576;
+/** A store up to this size is looked through whenever it is opened: about a second for 128 MiB. Larger ones are for `handover doctor`. */
+const LOOK_BYTES = 128 * 1_048_576;
 
 /**
  * Opens or makes the store in `dir`.
@@ -97,6 +98,8 @@ function look(folder: string, file: string): void {
     }
     const missing = commitsMissing(db, folder);
     if (missing) throw damaged(folder, missing);
+    const ofFresh = version < FRESH_SINCE ? 0 : readFresh(db).damaged;
+    if (ofFresh > 0) throw damaged(folder, `${ofFresh} rows of fresh mail are not what was written`);
     if (version < CHECKSUMS_SINCE) return;
     if (statSync(file).size > LOOK_BYTES) return;
     const found = damageOfPages(db);

@@ -54,6 +54,9 @@ export const SQL = {
   bytesOfOthers: `SELECT coalesce(sum(bytes), 0) AS bytes FROM deliveries WHERE mailbox = ${INT} AND ending IS NULL AND message <> ${TEXT}`,
   /** All recipients have settled: from now on the rows of the message may be purged. */
   releaseDeliveries: "UPDATE deliveries SET due_ms = CASE ending WHEN 'dead' THEN ? ELSE ? END WHERE message = ? AND ending IS NOT NULL",
+  /** What a nack delays: found mailbox by mailbox, once in the life of a process and whenever somebody sets the clock back. */
+  comeEarlier: `UPDATE deliveries SET due_ms = CASE WHEN due_ms - ? > ? THEN ? ELSE due_ms - ? END
+    WHERE mailbox IN (SELECT id FROM mailboxes WHERE count > 0) AND seq IS NULL AND ending IS NULL AND due_ms > ?`,
   dropDelivery: "DELETE FROM deliveries WHERE message = ? AND mailbox = ?",
 
   atSeq: `${ROW} WHERE d.mailbox = ${INT} AND d.seq = ${INT} AND d.ending IS NULL`,

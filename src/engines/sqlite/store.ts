@@ -29,7 +29,7 @@ import {
   type WorkerOptions,
 } from "./call.ts";
 import { checksumOfDelivery, checksumOfKey, isIntact } from "./checksum.ts";
-import { answerOf, FreshBook, type FreshMail, keyOf } from "./fresh.ts";
+import { answerOf, FreshBook, type FreshMail, keyOf, nameOfKey } from "./fresh.ts";
 import { mergeGaps } from "./gap.ts";
 import { HoldBook } from "./hold.ts";
 import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
@@ -45,6 +45,8 @@ const KEEP_MS = DAY_MS;
 const KEEP_DEAD_MS = 7 * DAY_MS;
 /** What may be forgotten is forgotten in strokes of this, not each row on its own. */
 const STROKE_MS = 10_000;
+/** The longest delay that a nack may ask for: PROTOCOL.md. */
+const MAX_DELAY_MS = DAY_MS;
 /** How long it is remembered that a session has ended. */
 const REMEMBER_ENDED_MS = 366 * DAY_MS;
 /** What is forgotten at its time without any other effect: how, and when there is more. */
@@ -216,7 +218,7 @@ export class Store {
       case "totals":
         return this.#ledger.totals();
       case "sweep":
-        return this.#sweep();
+        return this.#sweep(op[1]);
     }
   }
 
@@ -255,13 +257,14 @@ export class Store {
 
   #appendOne(item: AppendItem): AppendResult {
     const [id, source, event, acceptedAtMs, expiresAtMs, ttlSeconds, users, sessions, topic, key, hash] = item;
-    if (key !== null) {
-      const known = this.#knownKey(source, key);
+    const keyName = key === null ? null : nameOfKey(source, key);
+    if (key !== null && keyName !== null) {
+      const known = this.#knownKey(source, key, keyName);
       if (known) return known.hash === hash ? known.accepted : CONFLICT;
     }
     if (id > this.#lastMessage) this.#lastMessage = id;
     else if (this.#fresh.find(id) || this.#run.isMessage.get(id)) throw new Error(`message ${id} is there already`);
-    if (this.#fresh.takes(item)) return this.#appendFresh(item);
+    if (this.#fresh.takes(item)) return this.#appendFresh(item, keyName);
     if (sessions?.some((session) => session !== null && this.#sessions.hasEnded(session, this.#nowMs))) return SESSION_ENDED;
     const bytes = Buffer.byteLength(event);
     const isExpired = expiresAtMs <= acceptedAtMs;
@@ -322,7 +325,7 @@ export class Store {
     return seqs;
   }
 
-  #appendFresh(item: AppendItem): AppendResult {
+  #appendFresh(item: AppendItem, keyName: string | null): AppendResult {
     const [message, source, text, accepted_ms, expires_ms, ttl, [user = ""], , , key, hash] = item;
     const bytes = Buffer.byteLength(text);
     const known = this.#ledger.mailboxOf(user);
@@ -349,6 +352,7 @@ export class Store {
       accepted_ms,
       ttl,
       key,
+      keyName,
       hash,
       key_due_ms,
       ended_ms: null,
@@ -394,8 +398,8 @@ export class Store {
   }
 
   /** What an idempotency key was used for, while it is known. */
-  #knownKey(source: string, key: string): { readonly hash: string | null; readonly accepted: string } | undefined {
-    const fresh = this.#fresh.ofKey(source, key);
+  #knownKey(source: string, key: string, keyName: string): { readonly hash: string | null; readonly accepted: string } | undefined {
+    const fresh = this.#fresh.ofKey(keyName);
     if (fresh) {
       if (fresh.key_due_ms > this.#nowMs) return { hash: fresh.hash, accepted: answerOf(fresh, this.#ledger.mailbox(fresh.mailbox).user) };
       // The new one takes its place: the older shall be in its rows first.
@@ -566,7 +570,8 @@ export class Store {
   }
 
   /** One step of what time does: expiry, return of nacked mail, purge. @returns whether there is more at once */
-  #sweep(): boolean {
+  #sweep(setBackMs: number | null): boolean {
+    if (setBackMs !== null) this.#comeEarlier(setBackMs);
     if (this.#fresh.isOld(this.#nowMs)) {
       this.#giveRows(this.#fresh.takeOldest());
       return true;
@@ -627,6 +632,15 @@ export class Store {
     this.#move(row, null, row.attempts + 1, dueMs);
     this.#noteDue(dueMs);
     this.wrote = true;
+  }
+
+  /**
+   * A delay lasts as long as it was to, although its end is kept as a date. One that would last longer than any may is over: the time of day was set
+   * back when nobody looked.
+   */
+  #comeEarlier(byMs: number): void {
+    const nowMs = this.#nowMs;
+    if (this.#run.comeEarlier.run(byMs, nowMs + MAX_DELAY_MS, nowMs, byMs, nowMs).changes > 0) this.wrote = true;
   }
 
   /** Puts a message at the end of its mailbox again; one whose text was damaged is dead instead. */

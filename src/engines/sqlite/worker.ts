@@ -20,9 +20,9 @@ import {
 } from "./call.ts";
 import { copyStore, removeCopy } from "./copy.ts";
 import { Mark } from "./mark.ts";
-import { damaged, openDatabase } from "./open.ts";
+import { cannotOpen, damaged, openDatabase } from "./open.ts";
 import { Reserve } from "./reserve.ts";
-import { CannotOpen, Damaged, type Db, isDamage, sqliteCode, text } from "./schema.ts";
+import { Damaged, type Db, databaseFile, isDamage, sqliteCode, text } from "./schema.ts";
 import { Store } from "./store.ts";
 
 /**
@@ -253,14 +253,14 @@ function isOfTheOp(thrown: unknown): boolean {
 
 function serve(port: NonNullable<typeof parentPort>, options: WorkerOptions): void {
   const say = (message: FromWorker) => port.postMessage(message);
+  let db: Db | undefined;
   let desk: Desk;
   try {
-    desk = new Desk(openDatabase(options.dir), options);
+    db = openDatabase(options.dir);
+    desk = new Desk(db, options);
   } catch (thrown) {
-    say({
-      kind: "refused",
-      message: thrown instanceof CannotOpen ? thrown.message : `The store in ${options.dir} cannot be opened: ${text(thrown)}.`,
-    });
+    db?.close();
+    say({ kind: "refused", message: cannotOpen(thrown, options.dir, databaseFile(options.dir)).message });
     port.close();
     return;
   }
