@@ -147,7 +147,7 @@ export class Connection implements Line {
     this.#page ??= await loadPage(parts.base).then(
       ({ Page }) => new Page(this, parts, new Acks(parts.report), HandoverError),
       (error) => {
-        this.#alone ??= `Alone, keeps nothing: ${error}`;
+        this.#alone ??= `This tab is alone and keeps nothing: ${error}`;
         return undefined;
       },
     );

@@ -289,9 +289,9 @@ describeWith(CHROMIUM, "The tabs of one user", () => {
 
   it("[C66] where the browser keeps nothing the page says what that means, once, and works, with its other tabs", async () => {
     await serve();
-    await browser.context.addInitScript("if (location.search === '?bare') Object.defineProperty(globalThis, 'indexedDB', { value: undefined })");
+    await browser.context.addInitScript("if (location.search === '?forgetful') Object.defineProperty(globalThis, 'indexedDB', { value: undefined })");
     for (let count = 0; count < 2; count += 1) {
-      const app = await openApp(browser.context, server.url, "?bare");
+      const app = await openApp(browser.context, server.url, "?forgetful");
       apps.push(app);
       await app.online();
     }
@@ -326,7 +326,7 @@ describeWith(CHROMIUM, "The tabs of one user", () => {
     await app.until("handover.status.state === 'offline'");
     server = await server.restart();
     await app.online();
-    expect(await app.page.evaluate("warnings")).toEqual([expect.stringMatching(/Alone, keeps nothing: .*handover-page\.js/)]);
+    expect(await app.page.evaluate("warnings")).toEqual([expect.stringMatching(/alone and keeps nothing: .*handover-page\.js/)]);
     isMissing = false;
     await server.kill();
     await app.until("handover.status.state === 'offline'");
