@@ -2,11 +2,11 @@
  * Names that parts of the SDK share and that never leave it: neither an application nor the wire knows them. `test/client/script.test.ts` holds that.
  */
 const INTERNAL =
-  "abandon acks advance answer become begin changes changeUser check deliver drop flush forget handle http inbox intake isBusy isElsewhere isOnce isReady keep keepAll keeper mail maxAcks mute nudge off opening outbox over promise renew renews report restMs room settle settledElsewhere tell timer tries";
+  "abandon acks advance answer become begin changes changeUser check deliver drop flush forget handle http inbox intake isBusy isElsewhere isOnce isReady keep keepAll keeper last mail maxAcks mute nudge off opening outbox over promise renew renews report restMs room settle settledElsewhere swallowed tell timer tries";
 
 /** Those of them that the part for pages, a script of its own, uses too. */
 const SHARED =
-  "acks advance become begin deliver drop flush inbox intake isElsewhere keep keepAll keeper maxAcks mute nudge outbox over restMs room settle tell";
+  "acks advance become begin deliver drop flush inbox intake isElsewhere keep keepAll keeper maxAcks mute nudge outbox over restMs room settle swallowed tell";
 
 /** A to Z, then AA to AZ, … */
 const nameAt = (index) => (index < 26 ? "" : nameAt(Math.floor(index / 26) - 1)) + String.fromCharCode(65 + (index % 26));
@@ -23,7 +23,7 @@ function privateNames(code) {
   for (const [, name] of code.matchAll(/#([a-z]\w*)/g)) uses.set(name, (uses.get(name) ?? 0) + 1);
   const names = [...uses].sort(([, one], [, other]) => other - one).map(([name]) => name);
   // A class and what it extends are one object.
-  const first = code.includes(" extends BesideWire") ? 100 : 0;
+  const first = / extends (BesideWire|Database)\b/.test(code) ? 100 : 0;
   return code.replace(/#([a-z]\w*)/g, (_whole, name) => `_${first + names.indexOf(name)}`);
 }
 

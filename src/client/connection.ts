@@ -24,8 +24,10 @@ import { openEvents } from "./transports/sse.ts";
 import { openWebSocket } from "./transports/websocket.ts";
 import type { Open, Status, Transport, Wire } from "./wire.ts";
 
+/** In the order in which they are tried. */
 const OPEN: Readonly<Record<Transport, Open>> = { websocket: openWebSocket, sse: openEvents, poll: openPoll };
 
+export const TRANSPORTS = Object.keys(OPEN) as readonly Transport[];
 /** How often another connection under our name is answered with a new name; then it is no accident. */
 const MAX_RENAMES = 3;
 /** So many attempts that nothing answers are made with every transport, and from then on one of so many. */
@@ -43,6 +45,8 @@ export class Connection implements Line {
   readonly mute = new Mute();
   /** What a browser page has beyond this. */
   #page: Page | undefined;
+  /** Why it has nothing beyond this; empty: the developer was told. */
+  #alone: string | undefined;
   /** Ends attempts for a user who is another by now. */
   #era = new AbortController();
   #status: Status = { state: "connecting" };
@@ -142,7 +146,10 @@ export class Connection implements Line {
     // One that cannot be loaded now is asked for again at the next attempt; until then this page is alone.
     this.#page ??= await loadPage(parts.base).then(
       ({ Page }) => new Page(this, parts, new Acks(parts.report), HandoverError),
-      () => undefined,
+      (error) => {
+        this.#alone ??= `This tab is alone and keeps nothing: ${error}`;
+        return undefined;
+      },
     );
     await this.#page?.enter(token);
   }
@@ -154,8 +161,13 @@ export class Connection implements Line {
 
   /** Uses a wire, and others in its place, until the last has ended. @param isHasty  whether to look for a better one at once */
   async #use(first: Wire, isHasty: boolean): Promise<HandoverError> {
-    const { inbox, outbox } = this.#parts;
+    const { inbox, outbox, warn } = this.#parts;
     this.#onlineSinceMs = performance.now();
+    // Not while the server is away, when it is no news.
+    if (this.#alone) {
+      warn(this.#alone);
+      this.#alone = "";
+    }
     for (let wire = first; ; ) {
       this.#wire = wire;
       if (this.#status.transport !== wire.transport) this.become({ state: "online", transport: wire.transport });

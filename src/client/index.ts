@@ -12,7 +12,7 @@
  * @module
  */
 import { alarm, onAbort } from "./backoff.ts";
-import { Connection } from "./connection.ts";
+import { Connection, TRANSPORTS } from "./connection.ts";
 import { defer } from "./deferred.ts";
 import { HandoverError, SILENCE } from "./error.ts";
 import { Http } from "./http.ts";
@@ -67,7 +67,10 @@ export interface ConnectOptions extends PageOptions {
   readonly transports?: readonly Transport[];
   /** Told what your handlers and listeners throw, and acknowledgements that the server refuses. Writes to the console unless said. */
   readonly onError?: (error: unknown, message?: Message) => void;
-  /** Told, once for each type, that messages came which nothing here handles. Writes to the console unless said. */
+  /**
+   * Told, once for each type, that messages came which nothing here handles; and where a page has no other tabs or keeps nothing, what that means.
+   * Writes to the console unless said.
+   */
   readonly onWarning?: (text: string) => void;
   /** Closes the connection. */
   readonly signal?: AbortSignal;
@@ -97,7 +100,7 @@ class Handover<Messages extends object = Record<string, unknown>> {
 
   constructor(url: string, options: ConnectOptions) {
     const base = new URL(url || "/", globalThis.location?.href).href.replace(/\/+$/, "");
-    const { window = 32, handlerTimeoutMs = 60_000, transports = ["websocket", "sse", "poll"] } = options;
+    const { window = 32, handlerTimeoutMs = 60_000, transports = TRANSPORTS } = options;
     const onError = options.onError ?? ((...what) => console.error("Handover:", ...what));
     // The async wrapper turns a throw into a rejection; it is called at once.
     const report: Report = (...what) => void (async () => onError(...(what as [unknown, Message?])))().catch(console.error);
@@ -107,7 +110,7 @@ class Handover<Messages extends object = Record<string, unknown>> {
     this.#http = new Http(base, token);
     this.#inbox = new Inbox({ window, handlerTimeoutMs, warn, report });
     this.#connection = new Connection({
-      ...{ base, token, transports, report, options },
+      ...{ base, token, transports, report, warn, options },
       ...{ http: this.#http, inbox: this.#inbox, outbox: this.#outbox, timing: this.#timing },
     });
     until(options.signal, () => void this.close());

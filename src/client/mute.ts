@@ -6,15 +6,15 @@
 import type { Transport } from "./wire.ts";
 
 export class Mute {
-  transports: readonly string[] = [];
+  swallowed: readonly string[] = [];
 
   /** The transports in their order, those that are swallowed at the end. */
   last(transports: readonly Transport[]): Transport[] {
-    const isMute = (transport: Transport) => Number(this.transports.includes(transport));
+    const isMute = (transport: Transport) => Number(this.swallowed.includes(transport));
     return [...transports].sort((one, other) => isMute(one) - isMute(other));
   }
 
   set(transport: Transport, isMute: boolean): void {
-    this.transports = this.transports.filter((each) => each !== transport).concat(isMute ? transport : []);
+    this.swallowed = this.swallowed.filter((each) => each !== transport).concat(isMute ? transport : []);
   }
 }

@@ -108,11 +108,13 @@ export class Outbox {
       return;
     }
     const isMoved = error.code === "connection-lost" && wire !== this.#wire;
-    const waitMs = isMoved ? 0 : backoffMs(item.tries++) + (error.retryAfterMs ?? 0);
-    item.timer = setTimeout(() => {
+    const again = () => {
       item.timer = undefined;
       item.isReady = true;
       this.#pass(item);
-    }, waitMs);
+    };
+    // At once: a hidden tab's timers may take a minute.
+    if (isMoved) again();
+    else item.timer = setTimeout(again, backoffMs(item.tries++) + (error.retryAfterMs ?? 0));
   }
 }

@@ -5,13 +5,14 @@
  */
 import type { AckForms } from "../protocol.ts";
 import type { Acks } from "./acks.ts";
+import type { Kept } from "./database.ts";
 import { defer } from "./deferred.ts";
 import type { HandoverError } from "./error.ts";
 import { Intake, type Outlet, type Parcel } from "./intake.ts";
 import type { Unsent } from "./message.ts";
 import type { Item } from "./outbox.ts";
 import type { Line, Parts } from "./parts.ts";
-import { type Kept, Store } from "./store.ts";
+import { Store } from "./store.ts";
 import { type Host, Tabs } from "./tabs.ts";
 import { readClaims } from "./token.ts";
 import type { Sender, Status, Wire } from "./wire.ts";
@@ -68,10 +69,10 @@ export class Page implements Host {
     const wire: Pick<Wire, "maxAcks" | "ack"> = { maxAcks: Number.POSITIVE_INFINITY, ack: async (run, forms) => this.#processed(run, forms) };
     parts.inbox.acks.use(wire as Wire);
     parts.outbox.keeper = { keep: (item) => void this.#keep(item), drop: (item) => this.#drop(item) };
-    line.mute.transports = this.#note()?.split(" ") ?? [];
+    line.mute.swallowed = this.#note()?.split(" ") ?? [];
     addEventListener("online", () => {
       // What the old network swallowed the new one may let through.
-      line.mute.transports = [];
+      line.mute.swallowed = [];
       line.nudge();
     });
     for (const name of ["pagehide", "pageshow"]) addEventListener(name, () => this.#lifecycle(name));
@@ -113,7 +114,7 @@ export class Page implements Host {
 
   /** How the connection is, for the other tabs. */
   tell(status: Status, sender: Sender | undefined): void {
-    this.#note(this.#line.mute.transports.join(" "));
+    this.#note(this.#line.mute.swallowed.join(" "));
     this.#dueMs = performance.now() + LONGEST_PAUSE_MS;
     this.#tabs?.tell(status, sender);
     if (status.state === "closed") this.#tabs?.leave();
@@ -197,6 +198,7 @@ export class Page implements Host {
       return;
     }
     this.#parts.outbox.keepAll();
+    this.#store?.flush();
     void this.#lastWords();
     if (!this.#tabs) return;
     this.#away ??= defer();
@@ -224,6 +226,7 @@ export class Page implements Host {
 
   /** This page is one user's from now on. Nothing of another one's is left. */
   async #become(user: string, group: string): Promise<void> {
+    const { warn } = this.#parts;
     this.#tabs?.leave();
     this.#tabs = undefined;
     const before = this.#store;
@@ -235,8 +238,7 @@ export class Page implements Host {
       before?.close();
       await this.#removeOthers(name);
     } catch (error) {
-      if (!this.#store)
-        console.warn("Handover: this browser keeps nothing. After a reload, messages may be shown again, and sends that waited are lost.", error);
+      if (!this.#store) warn(`This browser keeps nothing: after a reload, messages may be shown again, and sends that waited are lost. ${error}`);
     }
     this.intake.restart(this.id);
     this.#parts.outbox.keepAll();

@@ -33,6 +33,7 @@ export interface Parts {
   readonly transports: readonly Transport[];
   readonly timing: Timing;
   readonly report: Report;
+  readonly warn: (text: string) => void;
   readonly options: PageOptions;
 }
 

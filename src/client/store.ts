@@ -2,141 +2,124 @@
  * What outlives a page (IndexedDB): which messages were processed, and sends that were not accepted yet. One database for each server and user.
  * @module
  */
+import { Database } from "./database.ts";
 import { MAX_SEEN } from "./intake.ts";
 import { listOf, parseText } from "./json.ts";
 
 /** So many marks are made before the oldest are removed. */
 const PRUNE_EVERY = 1_000;
-/** Most sends that a page takes over from earlier ones. */
-const MAX_KEPT = 1_000;
+/** Each mark that is made or removed takes some 40 µs of the page's thread, and what takes longer than 50 ms a person feels. */
+const MAX_AT_ONCE = 100;
 
-/** A send that was kept. */
-export interface Kept {
-  /** The tab that made it. */
-  readonly tab: string;
-  /** The request as JSON text, with its idempotency key. */
-  readonly text: string;
-  /** When it was made, ms since the Unix epoch. */
-  readonly atMs: number;
+/** What was processed in one turn of the page. */
+interface Turn {
+  readonly marks: (readonly [string, number])[];
+  /** What this tab's own note of it is called. */
+  readonly note: string;
 }
 
-export class Store {
+export class Store extends Database {
   readonly #name: string;
-  readonly #db: IDBDatabase;
-  #marks: (readonly [string, number])[] = [];
-  /** Marks that are not there to stay yet. */
-  readonly #unsure = new Set<string>();
+  /** Those that have ended and are not written. */
+  #turns: Turn[] = [];
+  /** The one that goes on. */
+  #turn: Turn | undefined;
+  #notes = 0;
+  #isWriting = false;
   #untilPrune = 0;
+  #isPruning = false;
 
   /** @throws DOMException where this browser keeps nothing for the page */
-  static async open(name: string): Promise<Store> {
-    const opening = indexedDB.open(name, 1);
-    opening.onupgradeneeded = () => {
-      opening.result.createObjectStore("outbox", { autoIncrement: true });
-      opening.result.createObjectStore("seen").createIndex("at", "at");
-    };
-    const db = await new Promise<IDBDatabase>((resolve, reject) => {
-      opening.onsuccess = () => resolve(opening.result);
-      opening.onerror = () => reject(opening.error);
-    });
-    return new Store(name, db);
+  static override async open(name: string): Promise<Store> {
+    return new Store(name, await Database.opened(name));
   }
 
   private constructor(name: string, db: IDBDatabase) {
+    super(db);
     this.#name = name;
-    this.#db = db;
     // What this tab had processed when it was loaded again is from before this page.
-    for (const key of listOf(parseText(this.#noted()))) this.mark(String(key), performance.timeOrigin);
-    // Somebody removes it.
-    db.onversionchange = () => db.close();
-  }
-
-  close(): void {
-    this.#db.close();
+    inSession((storage) => {
+      for (const note of Object.keys(storage).filter((each) => each.startsWith(`${name} `))) {
+        for (const key of listOf(parseText(storage.getItem(note)))) this.mark(String(key), performance.timeOrigin);
+        storage.removeItem(note);
+      }
+    });
   }
 
   /** What was processed and when (ms since the Unix epoch), the oldest first. */
   async seen(): Promise<readonly (readonly [string, number])[]> {
-    const [keys, values] = await this.#pairs<{ readonly at: number }>("seen", (store) => store.index("at"));
+    const [keys, values] = await this.pairs<{ readonly at: number }>("seen", (store) => store.index("at"));
     return keys.map((key, index) => [String(key), values[index]?.at ?? 0]);
   }
 
-  /** Remembers that a message was processed. Those of one turn share a transaction. */
+  /** Remembers that a message was processed. Those of one turn, and those that come while others are written, share a transaction. */
   mark(key: string, atMs = Date.now()): void {
-    if (this.#marks.push([key, atMs]) === 1) queueMicrotask(() => void this.#flush());
+    if (!this.#turn) {
+      this.#turn = { marks: [], note: `${this.#name} ${this.#notes++}` };
+      queueMicrotask(() => void this.#writeAll());
+    }
+    this.#turn.marks.push([key, atMs]);
   }
 
-  /** The sends of earlier pages, and of other tabs, in their order. */
-  async kept(): Promise<readonly (readonly [IDBValidKey, Kept])[]> {
-    const [keys, values] = await this.#pairs<Kept>("outbox", (store) => store, MAX_KEPT);
-    return keys.map((key, index) => [key, values[index] as Kept]);
+  /** The page is left: what waits is written at once. */
+  flush(): void {
+    this.#endTurn();
+    while (this.#turns[0]) void this.#write();
   }
 
-  /** Keeps a send. Resolves with its number when it will be there after the page; undefined: it will not. */
-  async keep(kept: Kept): Promise<IDBValidKey | undefined> {
-    return this.#work("outbox", "readwrite", (store) => store.add(kept)).catch(() => undefined);
+  async #writeAll(): Promise<void> {
+    this.#endTurn();
+    if (this.#isWriting) return;
+    this.#isWriting = true;
+    while (this.#turns[0]) await this.#write();
+    this.#isWriting = false;
   }
 
-  drop(key: IDBValidKey): void {
-    this.#work("outbox", "readwrite", (store) => store.delete(key)).catch(() => {});
+  #endTurn(): void {
+    const turn = this.#turn;
+    if (!turn) return;
+    this.#turn = undefined;
+    this.#turns.push(turn);
+    // A page that goes in this moment takes a transaction with it, and what it has noted not.
+    inSession((storage) => storage.setItem(turn.note, JSON.stringify(turn.marks.map(([key]) => key))));
   }
 
-  async #flush(): Promise<void> {
-    const marks = this.#marks;
-    this.#marks = [];
-    // A page that goes in this moment takes a transaction with it, and this not.
-    for (const [key] of marks) this.#unsure.add(key);
-    this.#noted(JSON.stringify([...this.#unsure]));
+  async #write(): Promise<void> {
+    const turns: Turn[] = [];
+    for (let count = 0; this.#turns[0] && count < MAX_AT_ONCE; count += turns.at(-1)?.marks.length ?? 0) turns.push(this.#turns.shift() as Turn);
+    const marks = turns.flatMap((turn) => turn.marks);
     try {
-      await this.#work("seen", "readwrite", (store) => marks.map(([key, at]) => store.put({ at }, key)).at(-1) as IDBRequest);
+      await this.work("seen", "readwrite", (store) => marks.map(([key, at]) => store.put({ at }, key)).at(-1) as IDBRequest);
       this.#untilPrune -= marks.length;
-      if (this.#untilPrune < 0) await this.#prune();
+      if (this.#untilPrune < 0) void this.#prune().catch(() => {});
     } catch {
       // Closed, or full: what this page has shown it still knows.
     }
-    for (const [key] of marks) this.#unsure.delete(key);
-    this.#noted(JSON.stringify([...this.#unsure]));
-  }
-
-  /** This tab's own note, which is written at once. @returns what it says */
-  #noted(text?: string): string | null {
-    try {
-      if (text !== undefined) sessionStorage.setItem(this.#name, text);
-      return sessionStorage.getItem(this.#name);
-    } catch {
-      return null;
-    }
+    inSession((storage) => {
+      for (const { note } of turns) storage.removeItem(note);
+    });
   }
 
   async #prune(): Promise<void> {
+    if (this.#isPruning) return;
     this.#untilPrune = PRUNE_EVERY;
-    const excess = (await this.#work("seen", "readonly", (store) => store.count())) - MAX_SEEN;
-    if (excess <= 0) return;
-    const old = await this.#work("seen", "readonly", (store) => store.index("at").getAllKeys(null, excess));
-    await this.#work("seen", "readwrite", (store) => old.map((key) => store.delete(key)).at(-1) as IDBRequest);
+    this.#isPruning = true;
+    try {
+      for (let excess = (await this.work("seen", "readonly", (store) => store.count())) - MAX_SEEN; excess > 0; excess -= MAX_AT_ONCE) {
+        const old = await this.work("seen", "readonly", (store) => store.index("at").getAllKeys(null, Math.min(excess, MAX_AT_ONCE)));
+        await this.work("seen", "readwrite", (store) => old.map((key) => store.delete(key)).at(-1) as IDBRequest);
+      }
+    } finally {
+      this.#isPruning = false;
+    }
   }
+}
 
-  async #pairs<T>(name: string, of: (store: IDBObjectStore) => IDBObjectStore | IDBIndex, count?: number): Promise<[IDBValidKey[], T[]]> {
-    let keys: IDBRequest<IDBValidKey[]> | undefined;
-    const values = await this.#work<T[]>(name, "readonly", (store) => {
-      keys = of(store).getAllKeys(null, count);
-      return of(store).getAll(null, count);
-    });
-    return [keys?.result ?? [], values];
-  }
-
-  /**
-   * Does some work at once, and resolves with what its last request gave when that is there to stay. The end of the transaction is asked for at
-   * once too: a page that is frozen in the middle of one would stop every other tab's.
-   */
-  async #work<T>(name: string, mode: IDBTransactionMode, work: (store: IDBObjectStore) => IDBRequest<T>): Promise<T> {
-    const transaction = this.#db.transaction(name, mode);
-    const request = work(transaction.objectStore(name));
-    transaction.commit?.();
-    await new Promise((resolve, reject) => {
-      transaction.oncomplete = resolve;
-      transaction.onabort = () => reject(transaction.error);
-    });
-    return request.result;
+/** Does something with what this tab has for itself, where it may have anything. */
+function inSession(work: (storage: Storage) => void): void {
+  try {
+    work(sessionStorage);
+  } catch {
+    // The page may store nothing, or there is no room.
   }
 }

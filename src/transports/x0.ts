@@ -200,7 +200,9 @@ export class X0Transport {
   async #send({ session, to, message }: Extract<X0Request, { kind: "send" }>, { body, request }: X0Post): Promise<string> {
     const identity = await this.#identify(session);
     const { type, data } = eventOf(message, this.#options.mode === "demo" && idOf(session) !== session ? session : undefined);
-    const key = request === undefined ? {} : { idempotencyKey: `x0:${hashOf(session, request, textOf(body))}` };
+    // Without the session: a page that has been loaded again may have another value, and sends what the last one could not.
+    const content = textOf({ ...(body as object), SessionData: undefined, session_src: undefined });
+    const key = request === undefined ? {} : { idempotencyKey: `x0:${hashOf(request, content)}` };
     const sending = { to: { user: await this.#destination(to) }, type, data, ...key };
     let result = await this.#gateway.send(identity, sending);
     // The browser has sent it again before the first one was on disk; a page has no second try.

@@ -287,6 +287,58 @@ describeWith(CHROMIUM, "The tabs of one user", () => {
     await acked(id);
   });
 
+  it("[C66] where the browser keeps nothing the page says what that means, once, and works, with its other tabs", async () => {
+    await serve();
+    await browser.context.addInitScript("if (location.search === '?forgetful') Object.defineProperty(globalThis, 'indexedDB', { value: undefined })");
+    for (let count = 0; count < 2; count += 1) {
+      const app = await openApp(browser.context, server.url, "?forgetful");
+      apps.push(app);
+      await app.online();
+    }
+    const first = await leader();
+    const id = await send("shown");
+    for (const app of apps) await shows(app, ["shown"]);
+    await acked(id);
+    await first.page.evaluate("handover.send('user3', 'note', 'sent')");
+    expect(await readAll("user3", 1)).toEqual(["sent"]);
+    await server.kill();
+    await first.until("handover.status.state === 'offline'");
+    server = await server.restart();
+    await first.online();
+    const warned = await first.page.evaluate("warnings");
+    expect(warned).toEqual([expect.stringMatching(/keeps nothing: after a reload, messages may be shown again, and sends that waited are lost/)]);
+  });
+
+  it("[C67] without its own part of the SDK a page says so, once, and works, as a receiver of its own; with it again it shares", async () => {
+    await serve();
+    const usual = await open();
+    let isMissing = true;
+    await browser.context.route(`${server.url}/handover-page.js*`, (route) => (isMissing ? route.abort() : route.fallback()));
+    const app = await open();
+    expect(connected()).toHaveLength(2);
+    const id = await send("each");
+    for (const each of apps) await shows(each, ["each"]);
+    await acked(id);
+    await app.page.evaluate("handover.send('user3', 'note', 'sent')");
+    expect(await readAll("user3", 1)).toEqual(["sent"]);
+    // Not said while there is no server, nor again after it.
+    await server.kill();
+    await app.until("handover.status.state === 'offline'");
+    server = await server.restart();
+    await app.online();
+    expect(await app.page.evaluate("warnings")).toEqual([expect.stringMatching(/alone and keeps nothing: .*handover-page\.js/)]);
+    isMissing = false;
+    await server.kill();
+    await app.until("handover.status.state === 'offline'");
+    server = await server.restart();
+    for (const each of apps) await each.online();
+    await leader();
+    const next = await send("shared");
+    for (const each of apps) await shows(each, ["each", "shared"]);
+    await acked(next);
+    expect([...usual.problems, ...app.problems]).toEqual([]);
+  });
+
   it("[C40] a page that is left says once more what it has processed, and one that comes back from the back/forward cache goes on", async () => {
     await serve();
     const app = await open();
@@ -306,21 +358,15 @@ describeWith(CHROMIUM, "The tabs of one user", () => {
     expect(app.problems).toEqual([]);
   });
 
-  it("[C41] very many messages through a page: each handled once, its memory stays flat, and in the long form no task is long", async () => {
+  it("[C41] very many messages through a page: each handled once, its memory stays flat, and no task is long", async () => {
     await serve({ types: ["note"] });
     const app = await open();
-    await app.page.evaluate(`(() => {
-      globalThis.count = 0;
-      globalThis.longestMs = 0;
-      new PerformanceObserver((list) => {
-        for (const { duration } of list.getEntries()) longestMs = Math.max(longestMs, duration);
-      }).observe({ type: "longtask" });
-      handover.on("count", () => void count++);
-    })()`);
+    await app.page.evaluate("globalThis.count = 0; handover.on('count', () => void count++)");
     const heapBytes = await app.heap();
     const token = await tokenOf("user1");
     const sender = connect(server.url, { token: () => token });
     let middle = 0;
+    let longest: Awaited<ReturnType<App["tasks"]>> | undefined;
     for (let sent = 0; sent < MESSAGES; ) {
       await Promise.all(Array.from({ length: 100 }, () => sender.send("user2", "count", { number: sent++ })));
       // The mailbox holds 10,000.
@@ -328,19 +374,79 @@ describeWith(CHROMIUM, "The tabs of one user", () => {
       // By then what is remembered has its full size.
       if (sent === Math.min(20_000, MESSAGES / 2)) {
         middle = await heapBytes();
-        // Collecting the garbage takes its time.
-        await app.page.evaluate("longestMs = 0");
+        // From here on, since collecting the garbage takes its time.
+        longest = await app.tasks();
       }
     }
     await sender.close();
     await eventually(async () => expect(await app.page.evaluate("count")).toBe(MESSAGES));
-    const longestMs = Number(await app.page.evaluate("longestMs"));
+    const { wallMs, cpuMs } = (await longest?.()) ?? { wallMs: Number.NaN, cpuMs: Number.NaN };
     const growth = (await heapBytes()) - middle;
     played(
-      `${MESSAGES} messages, heap ${Math.round(growth / 1024)} KiB more at the end than in the middle, longest task ${Math.round(longestMs)} ms`,
+      `${MESSAGES} messages, heap ${Math.round(growth / 1024)} KiB more at the end than in the middle, longest task ${Math.round(cpuMs)} ms (${Math.round(wallMs)} ms with its waiting for a core)`,
     );
     expect(growth).toBeLessThan(4 * 1_048_576);
-    // In the short form the machine is anybody's.
-    if (MESSAGES >= 100_000) expect(longestMs).toBeLessThanOrEqual(50);
+    expect(cpuMs).toBeGreaterThan(0);
+    // By the time that it had a core: what others have of the machine is no work of the page's.
+    expect(cpuMs).toBeLessThanOrEqual(50);
+  });
+});
+
+describeWith(CHROMIUM, "Tabs of one user that are hidden, with the browser's slowest timers", () => {
+  it("[C68] they receive, acknowledge and send, and one takes over from another, without a timer; after an outage they are back when they are shown", async () => {
+    // Once a minute, after a second instead of five minutes.
+    const browser = await launchPlainChromium("--enable-features=IntensiveWakeUpThrottling:grace_period_seconds/1");
+    let server = await startServer();
+    try {
+      const caller = await openCaller(server.url, "user1");
+      const answer = await fetch(`${server.url}/demo/session`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify({ user: "user2" }),
+      });
+      await serveApp(browser.context, server.url, { token: ((await answer.json()) as { token: string }).token });
+      const apps = [await openApp(browser.context, server.url), await openApp(browser.context, server.url)];
+      for (const app of apps) await app.online();
+      const front = await browser.context.newPage();
+      await front.bringToFront();
+      for (const { page } of apps) {
+        expect(await page.evaluate("document.visibilityState")).toBe("hidden");
+        await page.evaluate("globalThis.beats = 0, setInterval(() => { beats += 1; }, 50)");
+      }
+      /** Whether its timers stand still: none in two seconds. */
+      const stands = async ({ page }: App) => {
+        const before = await page.evaluate("beats");
+        await front.waitForTimeout(2_000);
+        return (await page.evaluate("beats")) === before;
+      };
+      for (const app of apps) await vi.waitFor(async () => expect(await stands(app)).toBe(true), { timeout: 40_000, interval: 100 });
+      const startedMs = performance.now();
+      const first = await caller.send("user2", "one", "note");
+      for (const app of apps) await eventually(async () => expect(await app.shown()).toEqual(["one"]));
+      await eventually(async () => expect(await caller.state(first)).toBe("acked"));
+      const leading = apps.find((app) => app.isConnected()) as App;
+      const other = apps.find((app) => app !== leading) as App;
+      for (const { page } of apps) await page.evaluate("handover.send('user3', 'note', 'sent')");
+      // One that is under way when the leader goes, too.
+      await other.page.evaluate("globalThis.isSent = false; void handover.send('user3', 'note', 'under way').then(() => { isSent = true; })");
+      await leading.page.close();
+      await eventually(() => expect(other.isConnected()).toBe(true));
+      const second = await caller.send("user2", "two", "note");
+      await eventually(async () => expect(await other.shown()).toEqual(["one", "two"]));
+      await eventually(async () => expect(await caller.state(second)).toBe("acked"));
+      await eventually(async () => expect(await other.page.evaluate("isSent")).toBe(true));
+      expect(performance.now() - startedMs).toBeLessThan(DEADLINE_MS);
+      expect(await stands(other)).toBe(true);
+      await server.kill();
+      server = await server.restart();
+      await other.page.bringToFront();
+      await other.online();
+      await (await openCaller(server.url, "user1")).send("user2", "three", "note");
+      await eventually(async () => expect(await other.shown()).toEqual(["one", "two", "three"]));
+      expect(other.problems).toEqual([]);
+    } finally {
+      await browser.close();
+      await server.remove();
+    }
   });
 });

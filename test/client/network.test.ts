@@ -70,7 +70,7 @@ it("[C54] with the real server: a WebSocket is blocked in mid-stream, then the s
   proxies.push(proxy);
   const bob = `bob-${++users}`;
   // To himself: as long as mail comes, the stream is not silent.
-  const page = open(proxy.url, bob, { timing: { quietMs: 1_000, answerMs: 1_000, openMs: 5_000, probeMs: 60_000 } });
+  const page = open(proxy.url, bob, { timing: { quietMs: 1_000, answerMs: 3_000, openMs: 5_000, probeMs: 60_000 } });
   const got: unknown[] = [];
   page.on("order", (message) => got.push(message.data));
   let count = 0;
@@ -82,7 +82,7 @@ it("[C54] with the real server: a WebSocket is blocked in mid-stream, then the s
       ["sse", "sse"],
       ["poll", undefined],
     ] as const) {
-      await until(() => expect(page.status.transport).toBe(transport), 20_000);
+      await until(() => expect(page.status.transport).toBe(transport), 30_000);
       const before = got.length;
       await until(() => expect(got.length).toBeGreaterThan(before + 20), 10_000);
       if (what) proxy.block(what);
@@ -93,7 +93,7 @@ it("[C54] with the real server: a WebSocket is blocked in mid-stream, then the s
   await Promise.all(sends);
   await until(() => expect(got.length).toBeGreaterThanOrEqual(count), 10_000);
   expect(inOrder(got)).toEqual(numbers(count));
-}, 60_000);
+}, 150_000);
 
 describe.each<Transport>(["websocket", "sse", "poll"])("a token over %s", (transport) => {
   it("[C62] with the real server: ends again and again under load, and nobody notices", async () => {

@@ -139,20 +139,22 @@ describe("what is swallowed", () => {
   it("[C53] a transport that is swallowed is tried last from then on, until it gets through", async () => {
     const { server } = test;
     server.webSocket = "mute";
-    const handover = test.connect({ timing: { openMs: 300, probeMs: 2_000 } });
-    await until(() => expect(handover.status.transport).toBe("sse"));
+    // Times that only what is swallowed exceeds, on a loaded machine too; and the next try of the WebSocket is not before the stream has come back.
+    const handover = test.connect({ timing: { openMs: 2_000, probeMs: 5_000, probeMaxMs: 5_000 } });
+    await until(() => expect(handover.status.transport).toBe("sse"), 20_000);
     const upgrades = server.upgrades;
     server.cut();
     await until(() => expect(server.streams).toHaveLength(2));
-    await until(() => expect(handover.status.transport).toBe("sse"));
     expect(server.upgrades).toBe(upgrades);
+    await until(() => expect(handover.status.transport).toBe("sse"));
     server.webSocket = "open";
-    await until(() => expect(handover.status.transport).toBe("websocket"));
+    await until(() => expect(handover.status.transport).toBe("websocket"), 20_000);
+    const hellos = server.hellos.length;
     server.cut();
-    await until(() => expect(server.hellos.length).toBeGreaterThan(2));
+    await until(() => expect(server.hellos.length).toBeGreaterThan(hellos));
     await until(() => expect(handover.status).toEqual({ state: "online", transport: "websocket" }));
     expect(server.streams).toHaveLength(2);
-  });
+  }, 60_000);
 
   it("[C53] the tab's next page knows it, until the network is another one", () => {
     const listeners = new Map<string, () => void>();
@@ -184,19 +186,25 @@ describe("what is swallowed", () => {
 
   it("[C53] a network that was away is no transport that is swallowed: the WebSocket stays the first", async () => {
     const { server } = test;
-    const handover = test.connect({ timing: { quietMs: 50, answerMs: 100, openMs: 200 } });
+    const handover = test.connect({ timing: { quietMs: 50, answerMs: 1_000, openMs: 10_000 } });
     await until(() => expect(handover.status.transport).toBe("websocket"));
-    server.fateOfAck = () => "mute";
-    await until(() => expect(server.hellos).toHaveLength(2));
-    server.fateOfAck = () => "answer";
-    await until(() => expect(handover.status).toEqual({ state: "online", transport: "websocket" }));
+    // Away until it comes back: what it then asks, and that is soon, is answered.
+    let answered = 0;
+    server.fateOfAck = () => {
+      if (server.hellos.length < 2) return "mute";
+      answered += 1;
+      return "answer";
+    };
+    await until(() => expect(answered).toBeGreaterThan(1), 20_000);
+    expect(handover.status).toEqual({ state: "online", transport: "websocket" });
     expect(server.streams).toEqual([]);
-  });
+  }, 30_000);
 
   it("[C54] a WebSocket is blocked in mid-stream, then the stream: every message is handled once, in order, and every send stored once", async () => {
     const { server } = test;
     const got: unknown[] = [];
-    const timing = { quietMs: 500, answerMs: 500, openMs: 1_500, probeMs: 60_000, pollWaitMs: 300 };
+    // None that a loaded machine exceeds when nothing is blocked: a stream that opens too late would be passed over.
+    const timing = { quietMs: 1_000, answerMs: 1_000, openMs: 10_000, probeMs: 60_000, pollWaitMs: 300 };
     const handover = test.connect({ timing });
     handover.on("order", (message) => got.push(message.data));
     let count = 0;

@@ -4,7 +4,7 @@
  * @module
  */
 import { readFileSync } from "node:fs";
-import type { BrowserContext, CDPSession, Page, WebSocket } from "playwright-core";
+import type { Browser, BrowserContext, CDPSession, Page, WebSocket } from "playwright-core";
 import type { ConnectOptions, Handover, Message } from "../../src/client/index.ts";
 
 const SCRIPTS = ["handover.js", "handover-page.js"].map((name) => [name, new URL(`../../dist/client/${name}`, import.meta.url)] as const);
@@ -37,11 +37,60 @@ export interface App {
   until(expression: string): Promise<void>;
   /** @returns what measures the bytes that the page's objects take, without garbage */
   heap(): Promise<() => Promise<number>>;
+  /** Watches the tasks of its thread. @returns what ends that, and gives the longest */
+  tasks(): Promise<() => Promise<Longest>>;
   crash(): Promise<void>;
   /** Keeps its thread busy. */
   hang(forMs: number): void;
   freeze(): Promise<void>;
   thaw(): Promise<void>;
+}
+
+/** The longest tasks of a thread, ms. */
+export interface Longest {
+  /** From its begin to its end, in which it may have waited for a core that others had. */
+  readonly wallMs: number;
+  /** In which it had a core. */
+  readonly cpuMs: number;
+}
+
+/** An event of a browser's trace, as far as it is used here; µs. */
+interface TraceEvent {
+  readonly name: string;
+  readonly pid: number;
+  readonly tid: number;
+  readonly dur?: number;
+  readonly tdur?: number;
+  readonly args: { readonly name?: string };
+}
+
+/** Has the browser note every task. @returns what ends that, and gives the longest of the page's thread that had the most */
+async function traceTasks(browser: Browser): Promise<() => Promise<Longest>> {
+  const client = await browser.newBrowserCDPSession();
+  const includedCategories = ["disabled-by-default-devtools.timeline"];
+  const traceConfig = { recordMode: "recordAsMuchAsPossible" as const, includedCategories, excludedCategories: ["*"] };
+  await client.send("Tracing.start", { transferMode: "ReturnAsStream", traceConfig });
+  return async () => {
+    const complete = new Promise<{ stream?: string; dataLossOccurred: boolean }>((resolve) => client.once("Tracing.tracingComplete", resolve));
+    await client.send("Tracing.end");
+    const { stream = "", dataLossOccurred } = await complete;
+    if (dataLossOccurred) throw new Error("The trace is not whole.");
+    let text = "";
+    for (let isOver = false; !isOver; ) {
+      const { data, eof } = await client.send("IO.read", { handle: stream, size: 8_000_000 });
+      text += data;
+      isOver = eof;
+    }
+    await client.detach();
+    const { traceEvents } = JSON.parse(text) as { traceEvents: readonly TraceEvent[] };
+    const threads = new Map<string, TraceEvent[]>();
+    for (const { name, pid, tid, args } of traceEvents)
+      if (name === "thread_name" && args.name === "CrRendererMain") threads.set(`${pid} ${tid}`, []);
+    for (const event of traceEvents) if (event.name === "RunTask" && event.tdur !== undefined) threads.get(`${event.pid} ${event.tid}`)?.push(event);
+    const [tasks = []] = [...threads.values()].sort((one, other) => other.length - one.length);
+    const longest = (of: (task: TraceEvent) => number | undefined) => tasks.reduce((ms, task) => Math.max(ms, (of(task) ?? 0) / 1_000), 0);
+    return { wallMs: longest(({ dur }) => dur), cpuMs: longest(({ tdur }) => tdur) };
+  };
 }
 
 /** What a context's pages are given under `{origin}/app`, whatever the server does. */
@@ -50,15 +99,16 @@ export async function serveApp(context: BrowserContext, origin: string, options:
   const html = `<!doctype html><meta charset="utf-8"><title>App</title><script src="/handover.js"></script><script>
     const unsent = [];
     const errors = [];
+    const warnings = [];
     const handover = Handover.connect(${JSON.stringify(server)}, {
       ...${JSON.stringify(rest)}, token: () => sessionStorage.token ?? ${JSON.stringify(token)}, onError: (error) => errors.push(String(error)), onUnsent: (each) => unsent.push(each),
-      onWarning() {},
+      onWarning: (text) => warnings.push(text),
     });
     for (const type of ${JSON.stringify(types)}) handover.on(type, async (message) => {
       await globalThis.work?.(message);
       sessionStorage.shown = (sessionStorage.shown ?? "") + message.data + "\\n";
     });
-    Object.assign(globalThis, { handover, unsent, errors });
+    Object.assign(globalThis, { handover, unsent, errors, warnings });
   </script>`;
   // To the browser a page that the test answers for comes from nowhere, and may not open a WebSocket to this machine just so.
   await context.grantPermissions(["local-network-access"], { origin });
@@ -103,6 +153,7 @@ export async function openApp(context: BrowserContext, origin: string, search = 
         return (await client.send("Runtime.getHeapUsage")).usedSize;
       };
     },
+    tasks: () => traceTasks(context.browser() as Browser),
     async crash() {
       const crashed = new Promise((resolve) => page.once("crash", resolve));
       // It is never answered.

@@ -45,9 +45,9 @@ export interface PlainBrowser {
 }
 
 /** Starts a browser without what playwright does to one, such as the emulation of focus, by which no tab is ever hidden. */
-export async function launchPlainChromium(): Promise<PlainBrowser> {
+export async function launchPlainChromium(...more: readonly string[]): Promise<PlainBrowser> {
   const profile = await mkdtemp(join(tmpdir(), "handover-chromium-"));
-  const args = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];
+  const args = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", ...more];
   const child = spawn(CHROMIUM_PATH, [...args, "--remote-debugging-port=0", `--user-data-dir=${profile}`, "about:blank"], {
     stdio: ["ignore", "ignore", "pipe"],
   });

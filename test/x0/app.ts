@@ -80,7 +80,9 @@ export interface Tab {
   reload(): Promise<void>;
   /** From now on `processMsg` does not return, and nothing else goes on in the page, until the function that this gives is called. */
   workUntilLetGo(): Promise<() => void>;
-  /** Fills the form, presses the button and waits for what becomes of it. */
+  /** Fills the form and presses the button. @returns which of the page's sends it is */
+  press(to: string, text: string, more?: { readonly notes?: string }): Promise<number>;
+  /** Presses the button, and waits for what becomes of it. */
   send(to: string, text: string, more?: { readonly notes?: string }): Promise<string | undefined>;
 }
 
@@ -175,6 +177,21 @@ export class App {
     };
     await receiving(() => page.goto(`${this.origin}/?user=${encodeURIComponent(user)}${isPlain ? "&plain" : ""}`));
     const state = () => page.evaluate(() => (globalThis as unknown as { x0: ClientState }).x0);
+    const press: Tab["press"] = async (to, text, { notes = "" } = {}) => {
+      const before = (await state()).sent.length;
+      await page.evaluate(
+        ([destination, first, second]) => {
+          const field = (id: string) => document.getElementById(id) as HTMLInputElement;
+          field("to").value = destination ?? "";
+          field("Form2").value = first ?? "";
+          field("Form4").value = second ?? "";
+          // In the same turn: a message that came in between would be sent instead, since it writes into the same form.
+          field("send").dispatchEvent(new MouseEvent("mousedown", { bubbles: true, cancelable: true }));
+        },
+        [to, text, notes],
+      );
+      return before;
+    };
     return {
       page,
       console: said,
@@ -195,24 +212,11 @@ export class App {
         });
         return letGo;
       },
-      send: async (to, text, { notes = "" } = {}) => {
-        const before = (await state()).sent.length;
-        await page.evaluate(
-          ([destination, first, second]) => {
-            const field = (id: string) => document.getElementById(id) as HTMLInputElement;
-            field("to").value = destination ?? "";
-            field("Form2").value = first ?? "";
-            field("Form4").value = second ?? "";
-            // In the same turn: a message that came in between would be sent instead, since it writes into the same form.
-            field("send").dispatchEvent(new MouseEvent("mousedown", { bubbles: true, cancelable: true }));
-          },
-          [to, text, notes],
-        );
-        await page.waitForFunction(
-          (index) => !["sending", undefined].includes((globalThis as unknown as { x0: ClientState }).x0.sent[index]),
-          before,
-        );
-        return (await state()).sent[before];
+      press,
+      send: async (to, text, more) => {
+        const index = await press(to, text, more);
+        await page.waitForFunction((at) => !["sending", undefined].includes((globalThis as unknown as { x0: ClientState }).x0.sent[at]), index);
+        return (await state()).sent[index];
       },
     };
   }

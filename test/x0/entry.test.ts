@@ -14,7 +14,7 @@ import { Tab } from "./tab.ts";
 const APP = "http://x0-app.x0.localnet";
 const SCRIPT = "/x0/handover.js";
 const SESSION = "/x0/session";
-const MAX_GZIP_BYTES = 11 * 1024;
+const MAX_GZIP_BYTES = 12.5 * 1024;
 
 let demo: Started;
 let registered: Started;

@@ -13,7 +13,7 @@ import { openRelay, type Relay } from "../support/demo.ts";
 import { CHROMIUM, describeWith } from "../support/needs.ts";
 import { freePort } from "../support/port.ts";
 import { App, launchBrowser, type Tab } from "./app.ts";
-import { FIXED } from "./mode.ts";
+import { FIXED, PER_LOAD } from "./mode.ts";
 import { eventually, openScene, type Scene, sendTo, stateOf, texts, UNREACHABLE, valuesOf } from "./scripted.ts";
 import { Supervised } from "./supervised.ts";
 
@@ -45,10 +45,10 @@ async function pages(server: string): Promise<App> {
 }
 
 /** A scene whose pages reach the server through a network that can be cut; the script itself comes straight from it. */
-async function behindRelay(): Promise<{ scene: Scene; relay: Relay }> {
+async function behindRelay(mode = FIXED): Promise<{ scene: Scene; relay: Relay }> {
   // The address is known before there is a server behind it.
   let relay: Relay | undefined;
-  const scene = await openScene(FIXED, {
+  const scene = await openScene(mode, {
     browser,
     script: {
       order: "after",
@@ -262,10 +262,13 @@ describeWith(CHROMIUM, "x0's page with the script line on a bad network", () => 
     expect((await scene.started.server.engine.totals()).accepted).toBe(1);
   });
 
-  it("[X75] a send that is never answered is unsuccessful after 30 s, and does not turn for ever", { timeout: 60_000 }, async () => {
+  it("[X75] where the browser keeps nothing, a send that is never answered is unsuccessful after 30 s, and does not turn for ever", {
+    timeout: 60_000,
+  }, async () => {
     const { scene, relay } = await behindRelay();
     const { app } = scene;
     const person = await app.person();
+    await person.addInitScript("Object.defineProperty(globalThis, 'indexedDB', { value: undefined })");
     // The page's own clock, so that nobody waits.
     await person.clock.install();
     const tab = await app.open(person, "never");
@@ -283,5 +286,125 @@ describeWith(CHROMIUM, "x0's page with the script line on a bad network", () => 
     }
     expect((await tab.state()).sent).toEqual(["unsuccessful"]);
     expect(await sending).toBe("unsuccessful");
+  });
+});
+
+/** How many sends the page keeps. */
+const KEPT = `new Promise((resolve) => {
+  const opening = indexedDB.open("handover-x0 " + document.querySelector("[data-server]").dataset.server);
+  opening.onsuccess = () => {
+    const count = opening.result.transaction("outbox").objectStore("outbox").count();
+    count.onsuccess = () => resolve(count.result);
+    opening.result.close();
+  };
+})`;
+const keeps = (tab: Tab, count: number) => eventually(async () => expect(await tab.page.evaluate(KEPT)).toBe(count));
+
+describeWith(CHROMIUM, "what x0's page with the script line sends while the server cannot be reached", () => {
+  it.each([FIXED, PER_LOAD])(
+    "[X79] it arrives once and in order, after a reload in between, also what had been accepted already, $name",
+    {
+      timeout: 60_000,
+    },
+    async (mode) => {
+      const { scene, relay } = await behindRelay(mode);
+      const { app, started } = scene;
+      const to = mode.address("kept-2");
+      const tab = await app.open(await app.person(), "kept");
+      const { engine } = started.server;
+      const { accepted } = await engine.totals();
+      const { append } = engine;
+      // Cut when it is on the disk and not answered yet.
+      const isCut = new Promise<void>((resolve) => {
+        engine.append = async (messages) => {
+          const outcomes = await append.call(engine, messages);
+          relay.cut();
+          engine.append = append;
+          resolve();
+          return outcomes;
+        };
+      });
+      const wanted = texts(4, "kept");
+      for (const [index, text] of wanted.entries()) {
+        await tab.press(to, text);
+        await isCut;
+        await keeps(tab, index + 1);
+      }
+      expect((await tab.state()).sent).toEqual(wanted.map(() => "sending"));
+      // Loaded without the server, and then with it.
+      await tab.page.reload();
+      await tab.press(to, "later");
+      await keeps(tab, 5);
+      await tab.page.reload();
+      expect((await engine.totals()).accepted - accepted).toBe(1);
+      relay.mend();
+      await keeps(tab, 0);
+      const other = await app.open(await app.person(), "kept-2");
+      await eventually(async () => expect(await shownIn(other)).toEqual([...wanted, "later"]));
+      expect((await engine.totals()).accepted - accepted).toBe(5);
+      // And what comes now goes as ever.
+      expect(await tab.send(to, "now")).toBe("successful");
+      await keeps(tab, 0);
+    },
+  );
+
+  it("[X79] a page that is offline says that it sends until it has sent, however long that is, and another tab sends what a closed one has left", {
+    timeout: 60_000,
+  }, async () => {
+    const { scene, relay } = await behindRelay();
+    const { app, started } = scene;
+    const person = await app.person();
+    const [tab, beside] = [await app.open(person, "away"), await app.open(person, "away")];
+    await person.setOffline(true);
+    await tab.press("sess-away-2", "stays");
+    await beside.press("sess-away-2", "closes");
+    await keeps(tab, 2);
+    await beside.page.close();
+    // Half a minute later, by the page's own clock.
+    await tab.page.evaluate("{ const now = Date.now; Date.now = () => now() + 40_000; }");
+    relay.cut();
+    await person.setOffline(false);
+    await eventually(async () => expect(await notice(tab.page).textContent()).toMatch(/Messages go and arrive when it is back/));
+    expect((await tab.state()).sent).toEqual(["sending"]);
+    relay.mend();
+    await eventually(async () => expect((await tab.state()).sent).toEqual(["successful"]));
+    await keeps(tab, 0);
+    const other = await app.open(await app.person(), "away-2");
+    await eventually(async () => expect((await shownIn(other)).sort()).toEqual(["closes", "stays"]));
+    expect((await started.server.engine.totals()).accepted).toBe(2);
+  });
+
+  it("[X79] one that is refused for good by then is told to the console, and holds up nothing; nobody sends another's", {
+    timeout: 60_000,
+  }, async () => {
+    const { scene, relay } = await behindRelay(PER_LOAD);
+    const { app, started } = scene;
+    const person = await app.person();
+    const tab = await app.open(person, "first");
+    relay.cut();
+    await tab.press("two words", "refused");
+    await tab.press("first-2", "good");
+    await keeps(tab, 2);
+    // No key to anything is left in the browser.
+    const session = await tab.page.evaluate("sysFactory.SysSessionValue");
+    const all = await tab.page.evaluate(KEPT.replace("count()", "getAll()"));
+    expect(JSON.stringify(all)).toContain("two words");
+    expect(JSON.stringify(all)).not.toContain(session);
+    await tab.page.reload();
+    relay.mend();
+    await keeps(tab, 0);
+    expect(tab.console.filter((line) => line.includes("a message of an earlier page was not sent"))).toHaveLength(1);
+    const other = await app.open(await app.person(), "first-2");
+    await eventually(async () => expect(await shownIn(other)).toEqual(["good"]));
+    relay.cut();
+    await tab.press("first-2", "left behind");
+    await keeps(tab, 1);
+    await tab.page.close();
+    relay.mend();
+    const { accepted } = await started.server.engine.totals();
+    const next = await app.open(person, "second");
+    await keeps(next, 0);
+    expect(await next.send("first-2", "the next one's")).toBe("successful");
+    expect((await started.server.engine.totals()).accepted - accepted).toBe(1);
   });
 });

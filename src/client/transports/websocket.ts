@@ -74,7 +74,7 @@ class WebSocketWire implements Wire {
   async send(text: string): Promise<Sent> {
     const ref = ++this.#lastRef;
     const message = `{"ref":${ref},${text.slice(1)}`;
-    if (message.length > MAX_CHARACTERS) throw new HandoverError("too-large", "It has over 256 KiB.", { status: 413 });
+    if (message.length > MAX_CHARACTERS) throw new HandoverError("too-large", "Over 256 KiB.", { status: 413 });
     const answer = this.#expect(ref);
     if (this.#outgoing.length === MAX_MESSAGES || this.#outgoingLength + message.length > MAX_CHARACTERS) this.#flush();
     if (this.#outgoing.push(message) === 1) queueMicrotask(() => this.#flush());

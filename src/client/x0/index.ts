@@ -11,6 +11,7 @@
  */
 import { Entry } from "./entry.ts";
 import { Notice } from "./notice.ts";
+import { Outbox } from "./outbox.ts";
 import { replaceReceiving, replaceRequests } from "./page.ts";
 import { Receiving } from "./receiving.ts";
 import { isToMessageServer, persistentRequest } from "./request.ts";
@@ -18,16 +19,18 @@ import { isToMessageServer, persistentRequest } from "./request.ts";
 function install({ src, dataset }: HTMLScriptElement): void {
   const base = new URL(dataset.server ?? new URL(src).origin, location.href).href.replace(/\/+$/, "");
   const texts = {
-    offline: dataset.offline ?? "No connection to the message server. Messages arrive when it is back.",
+    offline: dataset.offline ?? "No connection to the message server. Messages go and arrive when it is back.",
     ended: dataset.ended ?? "No messages arrive any more. Please load this page again.",
   };
   const notice = new Notice();
-  const receiving = new Receiving(base, new Entry(base), notice, texts);
+  const entry = new Entry(base);
+  const outbox = new Outbox(base, entry);
+  const receiving = new Receiving(base, entry, notice, texts, () => outbox.nudge());
   if (!replaceReceiving((handler, original) => receiving.begin(handler, original))) {
     console.error("Handover: x0's client is not here, or this script is here twice. Add it once, after sysAsyncNotifyMsgHandler.js.");
     return;
   }
-  const kind = persistentRequest(base, (isAnswered) => (isAnswered ? notice.hide() : notice.show(texts.offline)));
+  const kind = persistentRequest(base, outbox, (isAnswered) => (isAnswered ? notice.hide() : notice.show(texts.offline)));
   replaceRequests((rpc) => (isToMessageServer(rpc.RequestType, rpc.URL) ? kind : undefined));
 }
 

@@ -22,6 +22,7 @@ export class Receiving {
   readonly #entry: Entry;
   readonly #notice: Notice;
   readonly #texts: Texts;
+  readonly #onThere: () => void;
   /** Whose polling is in use; undefined: x0's client has not asked yet, or has no session. */
   #use: "ours" | "original" | undefined;
   #handover: Handover | undefined;
@@ -29,11 +30,13 @@ export class Receiving {
   #hasBeenOnline = false;
   #doubts = 0;
 
-  constructor(base: string, entry: Entry, notice: Notice, texts: Texts) {
+  /** @param onThere  told that the page has its session, and that the server is there again */
+  constructor(base: string, entry: Entry, notice: Notice, texts: Texts, onThere: () => void) {
     this.#base = base;
     this.#entry = entry;
     this.#notice = notice;
     this.#texts = texts;
+    this.#onThere = onThere;
   }
 
   /**
@@ -42,6 +45,7 @@ export class Receiving {
    */
   begin(handler: MsgHandler, poll: () => void): void {
     if (this.#use === "ours") return;
+    if (this.#use === undefined) this.#onThere();
     if (this.#use === "original" || sessionValue() === undefined) {
       poll();
       return;
@@ -75,6 +79,7 @@ export class Receiving {
     if (state === "online") {
       this.#hasBeenOnline = true;
       this.#notice.hide();
+      this.#onThere();
     } else if (state !== "closed") {
       this.#notice.show(this.#texts.offline);
       if (state === "offline" && !this.#hasBeenOnline) void this.#doubt(error?.code);

@@ -3,17 +3,13 @@
  * and again until they are answered.
  * @module
  */
-import type { ErrorCode } from "../../errors.ts";
 import { backoffMs } from "../backoff.ts";
 import { isRecord, parseText } from "../json.ts";
+import { isAnswer, isLost, refusal, SEND_ANSWER_MS } from "./answer.ts";
+import type { Item, Outbox } from "./outbox.ts";
 
-/** How long a send is tried; then its client is told that it was not successful. */
-const SEND_MS = 30_000;
-/** How long one try may take: a send waits for the server's disk, a poll is held for 10 s. */
-const SEND_ANSWER_MS = 10_000;
+/** How long a poll may take: it is held for 10 s. */
 const POLL_ANSWER_MS = 30_000;
-/** Refusals that pass by themselves, and soon: the server's, and the word of a proxy that does not reach it (deploy/nginx, deploy/apache). */
-const PASSING: readonly (ErrorCode | "unreachable")[] = ["draining", "store-unavailable", "timeout", "unreachable"];
 const EVENTS = ["readystatechange", "load", "error", "timeout", "loadend"];
 
 /** Whether these are a request's method and address. */
@@ -22,18 +18,18 @@ export function isToMessageServer(method: unknown, url: unknown): boolean {
 }
 
 /**
- * A kind of XMLHttpRequest that does not tell of a try that got no answer, and tries again: the same request with the same name (`a__`), which the
- * server takes for one. A send that got none for 30 s is answered with an error; a poll is tried for ever.
+ * A kind of XMLHttpRequest that does not tell of a try that got no answer. A poll is tried again, for ever. A send is the outbox's then: made again
+ * with the same name (`a__`), which the server takes for one.
  * @param base  the message server's address, without a slash at the end
  * @param onPoll  told of each poll's try: whether it was answered
  */
-export function persistentRequest(base: string, onPoll: (isAnswered: boolean) => void): typeof XMLHttpRequest {
+export function persistentRequest(base: string, outbox: Outbox, onPoll: (isAnswered: boolean) => void): typeof XMLHttpRequest {
   return class extends XMLHttpRequest {
-    #url = "";
+    #search = "";
     #headers: (readonly [string, string])[] = [];
     #body: unknown;
-    #isPoll = false;
-    #sentAtMs = 0;
+    /** Undefined: it is a poll. */
+    #item: Item | undefined;
     #tries = 0;
     #state: "trying" | "failed" | "over" = "trying";
 
@@ -43,10 +39,10 @@ export function persistentRequest(base: string, onPoll: (isAnswered: boolean) =>
       for (const type of EVENTS) this.addEventListener(type, (event) => this.#pass(event));
     }
 
-    override open(method: string, url: string | URL): void {
-      this.#url = `${base}/python/MsgHandler.py${new URL(url, location.href).search}`;
+    override open(_method: string, url: string | URL): void {
+      this.#search = new URL(url, location.href).search;
       this.#headers = [];
-      super.open(method, this.#url);
+      this.#open();
     }
 
     override setRequestHeader(name: string, value: string): void {
@@ -57,29 +53,37 @@ export function persistentRequest(base: string, onPoll: (isAnswered: boolean) =>
     override send(body?: Document | XMLHttpRequestBodyInit | null): void {
       const request = parseText(body);
       this.#body = body;
-      this.#isPoll = isRecord(request) && request.type === "GET" && request.RequestData === undefined;
-      this.#sentAtMs = performance.now();
+      const isPoll = isRecord(request) && request.type === "GET" && request.RequestData === undefined;
+      if (!isPoll) {
+        const item = outbox.begin({ search: this.#search, headers: this.#headers, body: String(body) }, (text) => this.#answer(text));
+        this.#item = item;
+        if (outbox.isWaiting) {
+          outbox.resend(item);
+          return;
+        }
+      }
       this.#try();
     }
 
     override abort(): void {
       this.#state = "over";
+      if (this.#item) outbox.over(this.#item);
       super.abort();
     }
 
-    get #leftMs(): number {
-      return this.#isPoll ? Number.POSITIVE_INFINITY : this.#sentAtMs + SEND_MS - performance.now();
+    #open(): void {
+      super.open("POST", `${base}/python/MsgHandler.py${this.#search}`);
     }
 
     #try(): void {
       this.#state = "trying";
-      this.timeout = this.#isPoll ? POLL_ANSWER_MS : Math.min(SEND_ANSWER_MS, Math.max(1, this.#leftMs));
+      this.timeout = this.#item ? SEND_ANSWER_MS : POLL_ANSWER_MS;
       super.send(this.#body as XMLHttpRequestBodyInit);
     }
 
     #again(): void {
       if (this.#state !== "failed") return;
-      super.open("POST", this.#url);
+      this.#open();
       for (const [name, value] of this.#headers) super.setRequestHeader(name, value);
       this.#try();
     }
@@ -87,36 +91,23 @@ export function persistentRequest(base: string, onPoll: (isAnswered: boolean) =>
     /** Lets the client hear of an answer, and of nothing else. */
     #pass(event: Event): void {
       if (this.#state === "trying" && this.readyState === XMLHttpRequest.DONE) {
-        const isAnswered = this.#isAnswer();
+        const isAnswered = isAnswer(this.status, this.responseText);
         this.#state = isAnswered ? "over" : "failed";
-        if (this.#isPoll) onPoll(isAnswered);
+        if (!this.#item) onPoll(isAnswered);
+        else if (isAnswered) outbox.over(this.#item);
       }
       if (this.#state !== "failed") return;
       event.stopImmediatePropagation();
       if (event.type !== "loadend") return;
-      const waitMs = backoffMs(this.#tries++);
-      if (this.#isLost() && waitMs < this.#leftMs) setTimeout(() => this.#again(), waitMs);
-      else this.#giveUp();
+      if (!this.#item) setTimeout(() => this.#again(), backoffMs(this.#tries++));
+      else if (isLost(this.status)) outbox.resend(this.#item);
+      else outbox.over(this.#item, refusal(`What is in front of the message server refuses the request (${this.status}).`));
     }
 
-    /** Whether it is one of the server's, and not to be asked again. */
-    #isAnswer(): boolean {
-      const answer = this.status === 200 ? parseText(this.responseText) : undefined;
-      return isRecord(answer) && !PASSING.includes(answer.exception_id as (typeof PASSING)[number]);
-    }
-
-    /** Whether another try may have more luck: there was no answer, or one of a proxy's that says so. */
-    #isLost(): boolean {
-      return this.status < 300 || this.status >= 500 || [408, 425, 429].includes(this.status) || this.#isPoll;
-    }
-
-    #giveUp(): void {
-      const words = this.#isLost()
-        ? "The message server does not answer. It is not known whether the message was accepted."
-        : `What is in front of the message server refuses the request (${this.status}).`;
-      const text = JSON.stringify({ messages: null, error: true, exception_id: "connection-lost", exception: words });
+    /** The client is given an answer to another request in place of this one. */
+    #answer(text: string): void {
       this.#state = "over";
-      for (const [field, value] of Object.entries({ status: 200, statusText: "OK", responseText: text, response: text })) {
+      for (const [field, value] of Object.entries({ readyState: 4, status: 200, statusText: "OK", responseText: text, response: text })) {
         Object.defineProperty(this, field, { value });
       }
       for (const type of ["readystatechange", "load", "loadend"]) this.dispatchEvent(new Event(type));
