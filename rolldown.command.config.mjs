@@ -4,8 +4,8 @@
  */
 const common = {
   platform: "node",
-  // A native module, which finds its binary from where it is; and a package that is there only for who uses that engine.
-  external: ["better-sqlite3", "rabbitmq-client"],
+  // Native modules, which find their binaries from where they are; and a package that is there only for who uses that engine.
+  external: ["better-sqlite3", "rabbitmq-client", "bufferutil"],
   // Who installs packages by themselves has their licences; here they go with the code.
   output: {
     dir: "dist",

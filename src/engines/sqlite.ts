@@ -2,7 +2,8 @@
  * The embedded engine: one SQLite database in a data folder, owned by one worker thread.
  *
  * This side gathers what is asked for and hands it to the worker as one batch: at once while the worker is idle, and with the next batch
- * while it is busy. So a lone caller waits for one sync of the disk, and sixty-four share one.
+ * while it is busy. So a lone caller waits for one sync of the disk, and sixty-four share one. When much is asked for, the next batch lies ready
+ * while the worker is at one, and the two threads need not wait for each other.
  * @module
  */
 import { open, rm } from "node:fs/promises";
@@ -93,6 +94,9 @@ const MIN_SLEEP_MS = 10;
 /** Upkeep of the file after so long; its steps follow one another after so long. */
 const REST_MS = 1_000;
 const REST_STEP_MS = 20;
+/** Batches that the worker has at most; and how much must have come, in deliveries, to make one ahead: little of it shares the next sync instead. */
+const MAX_SENT = 2;
+const AHEAD_WEIGHT = 256;
 /** A page with so many gaps is full: whoever missed very much is told of it page by page. */
 const MAX_GAPS = 1_000;
 /** What a delivery takes in the file, its keys and its part of the indexes included; not more than this. */
@@ -142,7 +146,9 @@ class Sqlite implements SqliteEngine {
   #state: "new" | "open" | "closing" | "closed" | "failed" = "new";
   #failed: EngineFailed = () => {};
   #queue: Asked[] = [];
-  #sent: readonly Asked[] | undefined;
+  #queueWeight = 0;
+  /** Batches that the worker has, the one that it is at first. */
+  readonly #sent: (readonly Asked[])[] = [];
   #isFlushPlanned = false;
   #withNews = new Set<LiveTail>();
   #watchdog: NodeJS.Timeout | undefined;
@@ -408,7 +414,7 @@ class Sqlite implements SqliteEngine {
     const worker = this.#worker;
     if (this.#state === "open" && worker) {
       this.#state = "closing";
-      if (this.#queue.length > 0 || this.#sent) await new Promise<void>((resolve) => (this.#whenIdle = resolve));
+      if (!this.#isIdle) await new Promise<void>((resolve) => (this.#whenIdle = resolve));
       // What failed on the way has said so to its callers.
       if (this.#isFailed()) return;
       this.#stopTimers();
@@ -443,7 +449,8 @@ class Sqlite implements SqliteEngine {
       else take(result as R);
     };
     this.#queue[isFirst ? "unshift" : "push"]({ op, weight, done, failed: reject });
-    if (this.#sent || this.#isFlushPlanned) return;
+    this.#queueWeight += weight;
+    if (!this.#mayFlush || this.#isFlushPlanned) return;
     this.#isFlushPlanned = true;
     // At the end of this turn: what one read of the sockets brought goes together.
     setImmediate(() => {
@@ -452,23 +459,32 @@ class Sqlite implements SqliteEngine {
     });
   }
 
+  get #isIdle(): boolean {
+    return this.#sent.length === 0 && this.#queue.length === 0;
+  }
+
+  /** Whether the worker shall have another batch: when it has none, and, so that it need not wait for this thread, a large one ahead. */
+  get #mayFlush(): boolean {
+    return this.#sent.length === 0 || (this.#sent.length < MAX_SENT && this.#queueWeight >= AHEAD_WEIGHT);
+  }
+
   #flush(): void {
-    if (this.#sent || this.#queue.length === 0 || this.#isFailed()) return;
+    if (!this.#mayFlush || this.#queue.length === 0 || this.#isFailed()) return;
     this.#lookAtClock();
     let weight = 0;
-    let bytes = 0;
     let count = 0;
     for (const asked of this.#queue) {
+      if (count > 0 && (weight + asked.weight) * DELIVERY_BYTES > MAX_BATCH_BYTES) break;
       weight += asked.weight;
-      if (count > 0 && weight * DELIVERY_BYTES > MAX_BATCH_BYTES) break;
-      bytes = weight * DELIVERY_BYTES;
       count += 1;
     }
     const batch = count === this.#queue.length ? this.#queue : this.#queue.slice(0, count);
     this.#queue = count === this.#queue.length ? [] : this.#queue.slice(count);
-    this.#sent = batch;
-    this.#watch("A commit was not answered in time: the disk hangs.");
-    this.#worker?.postMessage({ kind: "batch", batch: { nowMs: this.#now(), ops: batch.map((asked) => asked.op), bytes } } satisfies ToWorker);
+    this.#queueWeight -= weight;
+    this.#sent.push(batch);
+    if (this.#sent.length === 1) this.#watchCommit();
+    const ops = batch.map((asked) => asked.op);
+    this.#worker?.postMessage({ kind: "batch", batch: { nowMs: this.#now(), ops, bytes: weight * DELIVERY_BYTES } } satisfies ToWorker);
   }
 
   #receive(message: FromWorker): void {
@@ -496,11 +512,11 @@ class Sqlite implements SqliteEngine {
   }
 
   #finish(message: Extract<FromWorker, { kind: "done" }>): void {
-    const batch = this.#sent ?? [];
-    this.#sent = undefined;
+    const batch = this.#sent.shift() ?? [];
     if (message.damages > this.damages) this.#damaged?.(message.damages - this.damages);
     this.damages = message.damages;
     clearTimeout(this.#watchdog);
+    if (this.#sent.length > 0) this.#watchCommit();
     // The next batch first: the worker shall not wait while the results of this one are handed out.
     this.#flush();
     if (message.wrote) {
@@ -522,7 +538,7 @@ class Sqlite implements SqliteEngine {
     if (message.dueMs !== null) this.#sweepBy(message.dueMs);
     for (const tail of this.#withNews) tell(tail, () => this.#tails.get(tail.user) === tail, this.#log);
     this.#withNews.clear();
-    if (!this.#sent && this.#queue.length === 0) this.#whenIdle?.();
+    if (this.#isIdle) this.#whenIdle?.();
   }
 
   #tailOf(user: string): LiveTail | undefined {
@@ -568,9 +584,13 @@ class Sqlite implements SqliteEngine {
     if (this.#state !== "open") return;
     this.#restTimer ??= setTimeout(() => {
       this.#restTimer = undefined;
-      if (this.#sent || this.#queue.length > 0) this.#restSoon(REST_MS);
+      if (!this.#isIdle) this.#restSoon(REST_MS);
       else this.#worker?.postMessage({ kind: "rest" } satisfies ToWorker);
     }, sleepMs).unref();
+  }
+
+  #watchCommit(): void {
+    this.#watch("A commit was not answered in time: the disk hangs.");
   }
 
   /** Fails the store when the worker does not answer in time. In two halves: a process that was stopped for a while is not a disk that hangs. */
@@ -599,9 +619,9 @@ class Sqlite implements SqliteEngine {
     this.#state = "failed";
     this.#stopTimers();
     this.#worker?.unref();
-    const asked = [...(this.#sent ?? []), ...this.#queue];
-    this.#sent = undefined;
+    const asked = [...this.#sent.splice(0).flat(), ...this.#queue];
     this.#queue = [];
+    this.#queueWeight = 0;
     for (const each of asked) each.failed(error);
     this.#copied?.(error);
     const tails = [...this.#tails.values()];
