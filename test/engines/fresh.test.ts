@@ -14,13 +14,16 @@ import { makeFolder } from "./folder.ts";
 import { makeMessage } from "./message.ts";
 
 const USERS = ["u", "v", "w"];
-const COMMITS = count(120, 2_000);
+const COMMITS = count(160, 2_000);
+const FOLD_EVERY = 40;
+/** So many of the last messages and keys are asked for after each commit. */
+const LOOKED_AT = 500;
 
 let folder: ReturnType<typeof makeFolder>;
 let options: WorkerOptions;
 beforeEach(() => {
   folder = makeFolder();
-  options = { dir: join(folder.dir, "store"), mailboxMaxMessages: 30, mailboxMaxBytes: 1e9, maxAttempts: 3, reserveBytes: 65_536 };
+  options = { dir: join(folder.dir, "store"), mailboxMaxMessages: 60, mailboxMaxBytes: 1e9, maxAttempts: 3, reserveBytes: 65_536 };
 });
 afterEach(() => folder.remove());
 
@@ -32,7 +35,7 @@ const keyed = (id: string, user: string, key: string, acceptedAtMs: number) =>
 function allOf(store: Store, nowMs: number, sent: number): Result[] {
   store.begin(nowMs);
   const reads = USERS.map((user): Op => ["read", user, "s", 0, 1_000, 1e9]);
-  const finds = Array.from({ length: sent }, (_none, n): Op => ["find", nameOf(n)]);
+  const finds = Array.from({ length: Math.min(sent, LOOKED_AT) }, (_none, n): Op => ["find", nameOf(sent - 1 - n)]);
   const results = [...reads, ["totals"] as const, ...finds].map((op, place) => store.run(op, place));
   store.commit();
   return results;
@@ -51,13 +54,14 @@ test(
     store.run(["append", [toItem(makeMessage(nameOf(0), ["u"], { acceptedAtMs: nowMs }))]], 0);
     store.commit();
     let sent = 1;
+    let commit = 0;
     /** What was stored under a key, as it is answered when it comes again. */
     const keys = new Map<string, string>();
     const stored = [nameOf(0)];
-    const counts = { stored: 0, refused: 0, acked: 0, undone: 0, swept: 0, folded: 0, repeated: 0 };
+    const counts = { stored: 0, refused: 0, acked: 0, undone: 0, swept: 0, folded: 0, "folded in part": 0, repeated: 0 };
 
     const items = () =>
-      Array.from({ length: 1 + upto(12) }, () => {
+      Array.from({ length: 1 + upto(30) }, () => {
         const id = nameOf(sent);
         sent += 1;
         return random() < 0.5 ? toItem(makeMessage(id, [pick()], { acceptedAtMs: nowMs })) : keyed(id, pick(), `key-${id}`, nowMs);
@@ -92,17 +96,19 @@ test(
         expect(() => run(["append", [...items(), there]])).toThrow("there already");
         counts.undone += 1;
       } else {
-        if (upto(2) === 0) nowMs += 31_000;
+        // Then what is fresh becomes old; at other times there shall come to be more of it than one fold takes.
+        if (commit % FOLD_EVERY < 5) nowMs += 31_000;
         run(["sweep", null]);
         run(["sweep", null]);
         counts.swept += 1;
       }
     };
 
-    for (let commit = 0; commit < COMMITS; commit += 1) {
-      if (upto(12) === 0 && store.isToFold(true)) {
+    for (; commit < COMMITS; commit += 1) {
+      if (commit % FOLD_EVERY === FOLD_EVERY - 1 && store.isToFold(true)) {
         store.fold();
         counts.folded += 1;
+        if (store.isToFold(true)) counts["folded in part"] += 1;
       } else {
         store.begin(nowMs);
         const before = [sent, new Map(keys), stored.length] as const;
@@ -125,7 +131,7 @@ test(
       const where = `commit ${commit} of HANDOVER_TEST_SEED=${SEED}`;
       expect(allOf(other, nowMs, sent), where).toEqual(allOf(store, nowMs, sent));
       other.begin(nowMs);
-      for (const [key, id] of keys) {
+      for (const [key, id] of [...keys].slice(-LOOKED_AT)) {
         const [again] = other.run(["append", [keyed("z", "u", key, nowMs)]], 0) as readonly AppendResult[];
         expect(typeof again === "string" && JSON.parse(again).id, `${where}: ${key}`).toBe(id);
         counts.repeated += 1;
