@@ -127,6 +127,38 @@ test("[E47] callers share commits: 64 at once need far fewer than there are mess
   expect(engine.commits).toBe(before);
 });
 
+test("[E82] when more is asked for than one commit takes, it is done in the order in which it was asked for, and all that was asked for is done before it closes", async () => {
+  const [MESSAGES, CALLS] = [4_000, 400];
+  const engine = await open();
+  const got: Entry[] = [];
+  const desk = await engine.attach(U, { ...silent, deliver: (entries) => void got.push(...entries) });
+  const order: number[] = [];
+  const ids = Array.from({ length: MESSAGES }, (_none, n) => `m${String(n).padStart(5, "0")}`);
+  const each = MESSAGES / CALLS;
+  const stored: Promise<unknown>[] = [];
+  const acked: Promise<unknown>[] = [];
+  for (let call = 0; call < CALLS; call += 1) {
+    const batch = ids.slice(call * each, (call + 1) * each).map((id) => makeMessage(id, ["u"]));
+    stored.push(engine.append(batch).then(() => order.push(call)));
+    // Asked for before it is known that it was stored: it comes after that all the same.
+    acked.push(desk.settle([{ kind: "acked", seqs: [call * each + 1] }], S));
+    // Some of it comes while a commit is under way.
+    if (call % 50 === 49) await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+  await engine.close();
+  await Promise.all(stored);
+  expect(order).toEqual(Array.from({ length: CALLS }, (_none, call) => call));
+  expect(got.map(({ id, seq }) => [id, seq])).toEqual(ids.map((id, n) => [id, n + 1]));
+  expect(await Promise.all(acked)).toEqual(
+    Array.from({ length: CALLS }, (_none, call) => [{ seq: call * each + 1, id: ids[call * each], ending: "acked" }]),
+  );
+  expect(engine.commits).toBeLessThan(CALLS / 4);
+
+  const again = await open();
+  const left = await readAll(await again.attach(U, silent));
+  expect(left.map(({ id }) => id)).toEqual(ids.filter((_id, n) => n % each !== 0));
+});
+
 test("[E48] a second process is told who holds the folder; the lock goes with the process, however it ends", async () => {
   const child = start(["hold", folder.dir]);
   await child.said("ready");
