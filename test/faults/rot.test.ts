@@ -2,6 +2,7 @@
 import { cpSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import Database from "better-sqlite3";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { examineFolder, repair } from "../../src/engines/sqlite/doctor.ts";
 import { count, patience, randomOf, report, SEED } from "./report.ts";
@@ -33,6 +34,17 @@ test("[D11] of a store that is in order, however it was left, a repair loses not
     if (typeof found === "object") expect(found.totals, state).toMatchObject({ dead: 0, unsettled: USERS.length });
     rmSync(copy, { recursive: true });
   }
+}, 30_000);
+
+test("[D5] … a damaged date, of which no checksum says anything, moves no message when the store is repaired", async () => {
+  const copy = join(dir, "dates");
+  const truth = await makeStore(copy, "closed");
+  const db = new Database(join(copy, "handover.db"));
+  expect(db.prepare("UPDATE deliveries SET due_ms = due_ms - 4294967296000 WHERE ending IS NULL").run().changes).toBe(truth.unsettled);
+  db.close();
+  repair(copy, { misses: false });
+  expect(judge(truth, await looker.look(copy), new Set())).toEqual(["unharmed"]);
+  rmSync(copy, { recursive: true });
 }, 30_000);
 
 test(

@@ -259,7 +259,8 @@ class Salvage {
         "UPDATE deliveries SET due_ms = ? WHERE ending IS NOT NULL AND due_ms IS NULL AND message NOT IN (SELECT message FROM deliveries WHERE ending IS NULL)",
       )
       .run(nowMs + DAY_MS);
-    this.#into.exec("UPDATE deliveries SET due_ms = expires_ms WHERE ending IS NULL AND (due_ms IS NULL OR due_ms > expires_ms)");
+    // The checksum says nothing of this date; what is in its mailbox has to wait for its end only, and what a nack delays not longer than that.
+    this.#into.exec("UPDATE deliveries SET due_ms = expires_ms WHERE ending IS NULL AND (seq IS NOT NULL OR due_ms IS NULL OR due_ms > expires_ms)");
     const boxes = this.#into.prepare<[], Parameters<typeof checksumOfMailbox>[0]>(
       `SELECT m.id, m.user, max(m.head, coalesce(max(d.seq), 0)) AS head, count(d.message) FILTER (WHERE d.ending IS NULL) AS count,
         coalesce(sum(d.bytes) FILTER (WHERE d.ending IS NULL), 0) AS bytes, m.forgotten, m.holds
