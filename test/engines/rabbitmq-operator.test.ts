@@ -261,7 +261,7 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and its operator", () => {
     await expect(open(dir, journal, { refill: true })).rejects.toMatchObject({ ...isUnavailable, message: /not overwritten/ });
     other.remove();
     remove();
-  }, 60_000);
+  }, 180_000);
 
   test("[Q16] a data folder that is older than its journal is refused, and an empty one is rebuilt from the journal", async () => {
     const { dir, remove } = makeFolder();
