@@ -190,12 +190,13 @@ export class Metrics {
   }
 
   /** Messages that were sent, whatever became of them. */
-  sentCount = 0;
+  get sentCount(): number {
+    return Object.values(this.#sent).reduce((sum, count) => sum + count, 0);
+  }
 
   /** A message that was sent has its outcome. */
   sent(outcome: SendOutcome): void {
     this.#sent[outcome] += 1;
-    this.sentCount += 1;
   }
 
   /** What was accepted is durable. @param durationMs  since it arrived */

@@ -335,6 +335,16 @@ export function readFresh(db: Db): ReturnType<typeof replayFresh> {
   return replayFresh(db.prepare<[], FreshRow>("SELECT n, mails, checksum, header, events FROM fresh ORDER BY n").all());
 }
 
+/** How many rows of fresh mail are not what was written: without reading the mail in them, which is done once, when the store is opened. */
+export function countDamagedFresh(db: Db): number {
+  const rows = db.prepare<[], Pick<FreshRow, "checksum" | "header">>("SELECT checksum, header FROM fresh").all();
+  return rows.filter((row) => !isWhole(row)).length;
+}
+
+function isWhole({ checksum, header }: Pick<FreshRow, "checksum" | "header">): boolean {
+  return crc32(header) === checksum;
+}
+
 /** What rows of fresh mail say together. @param rows  in the order of the commits */
 export function replayFresh(rows: readonly FreshRow[]): { arrivals: Arrival[]; damaged: number; lost: number } {
   const arrivals: Arrival[] = [];
@@ -342,7 +352,7 @@ export function replayFresh(rows: readonly FreshRow[]): { arrivals: Arrival[]; d
   let damaged = 0;
   let lost = 0;
   for (const { n, mails: count, checksum, header, events } of rows) {
-    if (crc32(header) !== checksum) {
+    if (!isWhole({ checksum, header })) {
       damaged += 1;
       lost += count;
       continue;

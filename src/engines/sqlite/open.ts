@@ -6,7 +6,7 @@ import { readFileSync, statSync } from "node:fs";
 import { resolve } from "node:path";
 import Database from "better-sqlite3";
 import { makeFolder, syncFolder } from "./folder.ts";
-import { readFresh } from "./fresh.ts";
+import { countDamagedFresh } from "./fresh.ts";
 import { markFile, readMark } from "./mark.ts";
 import { giveUpReserve } from "./reserve.ts";
 import { CannotOpen, CHECKSUMS_SINCE, checkVersion, type Db, databaseFile, FRESH_SINCE, isDamage, migrate, sqliteCode, text } from "./schema.ts";
@@ -106,7 +106,7 @@ function look(folder: string, file: string): void {
     }
     const missing = commitsMissing(db, folder);
     if (missing) throw damaged(folder, missing);
-    const ofFresh = version < FRESH_SINCE ? 0 : readFresh(db).damaged;
+    const ofFresh = version < FRESH_SINCE ? 0 : countDamagedFresh(db);
     if (ofFresh > 0) throw damaged(folder, `${ofFresh} rows of fresh mail are not what was written`);
     if (version < CHECKSUMS_SINCE) return;
     if (statSync(file).size > LOOK_BYTES) return;

@@ -70,7 +70,7 @@ function reserveFile(dir: string): string {
   return join(dir, "reserve");
 }
 
-/** Gives the room of a store that is not open yet up. @returns whether there was any */
+/** Gives up the room that is kept for a store which nobody has open. @returns whether there was any */
 export function giveUpReserve(dir: string): boolean {
   if (!existsSync(reserveFile(dir))) return false;
   rmSync(reserveFile(dir));
