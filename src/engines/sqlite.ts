@@ -97,6 +97,12 @@ const REST_STEP_MS = 20;
 /** Batches that the worker has at most; and how much must have come, in deliveries, to make one ahead: little of it shares the next sync instead. */
 const MAX_SENT = 2;
 const AHEAD_WEIGHT = 256;
+/**
+ * A few acknowledgements wait so long for a batch that they can go with, ms. At a thousand messages a second each would otherwise be a batch and a
+ * commit of its own, which cost as much as those of the message itself. Where nothing was done for as long, and where there are many, they go at once.
+ */
+const RIDE_MS = 2;
+const RIDE_WEIGHT = 64;
 /** A page with so many gaps is full: whoever missed very much is told of it page by page. */
 const MAX_GAPS = 1_000;
 /** What a delivery takes in the file, its keys and its part of the indexes included; not more than this. */
@@ -121,6 +127,13 @@ interface Asked {
   /** Takes the result, in the order of the batch; throws nothing. */
   readonly done: (result: Result) => void;
   readonly failed: (cause: HandoverError) => void;
+}
+
+/** Where in the next batch something is carried out: it may also wait for one that others make. */
+type Place = "first" | "last" | "rides";
+
+function isAcknowledgement({ kind }: Settlement): boolean {
+  return kind === "acked" || kind === "acked-upto";
 }
 
 interface LiveTail extends Tail {
@@ -150,6 +163,8 @@ class Sqlite implements SqliteEngine {
   /** Batches that the worker has, the one that it is at first. */
   readonly #sent: (readonly Asked[])[] = [];
   #isFlushPlanned = false;
+  #rideTimer: NodeJS.Timeout | undefined;
+  #doneAtMs = Number.NEGATIVE_INFINITY;
   #withNews = new Set<LiveTail>();
   #watchdog: NodeJS.Timeout | undefined;
   #sweepTimer: NodeJS.Timeout | undefined;
@@ -305,7 +320,8 @@ class Sqlite implements SqliteEngine {
   async #settle(user: UserId, changes: readonly Settlement[], session: SessionId): Promise<readonly Ended[]> {
     const op = ["settle", user, checkText(session, "session"), changes.map(toChange)] as const;
     const weight = changes.reduce((sum, change) => sum + ("seqs" in change ? change.seqs.length : 10), 1);
-    return (await this.#call<ResultOf["settle"]>(op, weight)).map(toEnded);
+    const place = changes.every(isAcknowledgement) ? "rides" : "last";
+    return (await this.#call<ResultOf["settle"]>(op, weight, place)).map(toEnded);
   }
 
   async #detach(tail: LiveTail): Promise<void> {
@@ -377,7 +393,7 @@ class Sqlite implements SqliteEngine {
     }
   }
 
-  #sweepStep(isFirst = false): Promise<boolean> {
+  #sweepStep(place: Place = "last"): Promise<boolean> {
     const setBackMs = this.#setBackMs;
     this.#setBackMs = null;
     return new Promise((resolve, reject) => {
@@ -390,7 +406,7 @@ class Sqlite implements SqliteEngine {
         this.#sweepAtMs = Number.POSITIVE_INFINITY;
         resolve(isMore);
       };
-      this.#ask(["sweep", setBackMs], 1_000, failed, take, isFirst);
+      this.#ask(["sweep", setBackMs], 1_000, failed, take, place);
     });
   }
 
@@ -399,7 +415,7 @@ class Sqlite implements SqliteEngine {
     const byMs = this.#setBack.take();
     if (byMs === 0) return;
     this.#setBackMs = (this.#setBackMs ?? 0) + byMs;
-    this.#sweepStep(true).then(
+    this.#sweepStep("first").then(
       (isMore) => isMore && this.#sweepBy(this.#now()),
       () => this.#sweepBy(this.#now() + 1_000),
     );
@@ -433,12 +449,12 @@ class Sqlite implements SqliteEngine {
     return this.#state === "failed";
   }
 
-  #call<R extends Result>(op: Op, weight: number): Promise<R> {
-    return new Promise((resolve, reject) => this.#ask(op, weight, reject, (result: R) => resolve(result)));
+  #call<R extends Result>(op: Op, weight: number, place: Place = "last"): Promise<R> {
+    return new Promise((resolve, reject) => this.#ask(op, weight, reject, (result: R) => resolve(result), place));
   }
 
   /** Queues an operation. `take` gets its result; `reject` why there is none. Never throws. */
-  #ask<R extends Result>(op: Op, weight: number, reject: (cause: HandoverError) => void, take: (result: R) => void, isFirst = false): void {
+  #ask<R extends Result>(op: Op, weight: number, reject: (cause: HandoverError) => void, take: (result: R) => void, place: Place = "last"): void {
     if (this.#state !== "open") {
       const why = this.#state === "failed" ? "has failed; the server must be started again" : this.#state === "new" ? "is not open yet" : "is closed";
       reject(new HandoverError("store-unavailable", `The store ${why}. Nothing was stored.`));
@@ -448,9 +464,14 @@ class Sqlite implements SqliteEngine {
       if (typeof result === "object" && result !== null && "refused" in result) reject(new HandoverError(result.refused, result.message));
       else take(result as R);
     };
-    this.#queue[isFirst ? "unshift" : "push"]({ op, weight, done, failed: reject });
+    this.#queue[place === "first" ? "unshift" : "push"]({ op, weight, done, failed: reject });
     this.#queueWeight += weight;
     if (!this.#mayFlush || this.#isFlushPlanned) return;
+    const isBusy = performance.now() - this.#doneAtMs < RIDE_MS;
+    if (place === "rides" && isBusy && this.#queueWeight < RIDE_WEIGHT) {
+      this.#rideTimer ??= setTimeout(() => this.#flush(), RIDE_MS);
+      return;
+    }
     this.#isFlushPlanned = true;
     // At the end of this turn: what one read of the sockets brought goes together.
     setImmediate(() => {
@@ -471,6 +492,8 @@ class Sqlite implements SqliteEngine {
   #flush(): void {
     if (!this.#mayFlush || this.#queue.length === 0 || this.#isFailed()) return;
     this.#lookAtClock();
+    clearTimeout(this.#rideTimer);
+    this.#rideTimer = undefined;
     let weight = 0;
     let count = 0;
     for (const asked of this.#queue) {
@@ -517,6 +540,7 @@ class Sqlite implements SqliteEngine {
     this.damages = message.damages;
     clearTimeout(this.#watchdog);
     if (this.#sent.length > 0) this.#watchCommit();
+    this.#doneAtMs = performance.now();
     // The next batch first: the worker shall not wait while the results of this one are handed out.
     this.#flush();
     if (message.wrote) {
@@ -606,6 +630,7 @@ class Sqlite implements SqliteEngine {
     clearTimeout(this.#watchdog);
     clearTimeout(this.#sweepTimer);
     clearTimeout(this.#restTimer);
+    clearTimeout(this.#rideTimer);
   }
 
   /** The end of this engine: what is on the disk can be trusted, what will be written cannot. */
