@@ -85,7 +85,7 @@ function examine(place: string, file: string, missing: (db: Db) => readonly stri
         return { findings, unreadable: [], notes: [note], misses, ...(findings.length === 0 ? { content: contentOf(db) } : {}) };
       }
       findings.push(...damageOfMailboxes(db));
-      const { unreadable, leftovers, ...rows } = damageOfRows(db);
+      const { unreadable, leftovers, ...rows } = damageOfRows(db, version);
       const fresh = version < FRESH_SINCE ? undefined : damageOfFresh(db);
       const content = contentOf(db);
       return {

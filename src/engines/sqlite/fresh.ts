@@ -391,15 +391,23 @@ export function nameOfKey(source: string, key: string): string {
   return `${source}\n${key}`;
 }
 
-/** The row of a message's idempotency key: source, key, hash, the answer as it is repeated, due_ms, checksum; undefined where it has none. */
+/** The row of a message's idempotency key: source, key, hash, the answer in short, due_ms, checksum; undefined where it has none. */
 export function keyOf(mail: FreshMail, user: string): readonly [string, string, string, string, number, number] | undefined {
   const { source, key, hash, key_due_ms } = mail;
   if (key === null) return undefined;
-  const answer = answerOf(mail, user);
+  const { message, accepted_ms, ttl } = mail;
+  const answer = JSON.stringify([message, accepted_ms, ttl, user]);
   return [source, key, hash ?? "", answer, key_due_ms, checksumOfKey(source, key, hash ?? "", answer, key_due_ms)];
 }
 
 /** The answer to whoever sent it, as it is repeated for its idempotency key. */
-export function answerOf({ message, accepted_ms, ttl }: FreshMail, user: string): string {
+export function answerOf({ message, accepted_ms, ttl }: Pick<FreshMail, "message" | "accepted_ms" | "ttl">, user: string): string {
   return JSON.stringify({ id: message, time: writeTime(accepted_ms), ttl, recipients: [user] });
+}
+
+/** The answer that a key's row holds: as it is, or, of mail that was fresh, in short. */
+export function answerOfRow(accepted: string): string {
+  if (!accepted.startsWith("[")) return accepted;
+  const [message, accepted_ms, ttl, user] = JSON.parse(accepted) as [string, number, number, string];
+  return answerOf({ message, accepted_ms, ttl }, user);
 }

@@ -43,12 +43,15 @@ export function salvage(dir: string, into: Db, misses: boolean): Salvaged {
   }
 }
 
-/** Where the trees begin. Each migration adds its own behind those before it, so they are the same in every store. */
-function rootsOfAll(): ReadonlyMap<string, number> {
+/**
+ * Where the trees begin in a store of some version. SQLite keeps all roots before what else there is (auto_vacuum), and what becomes of them when an
+ * index goes depends on them alone: so they are the same in every store of that version, whatever it holds.
+ */
+export function rootsOfAll(version: number): ReadonlyMap<string, number> {
   const db = new Database(":memory:");
   try {
     db.pragma("auto_vacuum = INCREMENTAL");
-    migrate(db, ":memory:");
+    migrate(db, ":memory:", version);
     const rows = db.prepare<[], { name: string; rootpage: number }>("SELECT name, rootpage FROM sqlite_schema WHERE rootpage > 0").all();
     return new Map(rows.map(({ name, rootpage }) => [name, rootpage]));
   } finally {
@@ -60,7 +63,7 @@ class Salvage {
   readonly #pages: Pages;
   readonly #into: Db;
   readonly #pagesOf = new Map<number, number[]>();
-  readonly #roots = rootsOfAll();
+  readonly #roots: ReadonlyMap<string, number>;
   readonly #lost: Salvaged["lost"][number][] = [];
   readonly #misses: boolean;
   readonly #hasChecksums: boolean;
@@ -70,10 +73,12 @@ class Salvage {
     this.#misses = misses;
     this.#pages = pages;
     this.#into = into;
+    const version = pages.version ?? MIGRATIONS.length;
+    this.#roots = rootsOfAll(version);
     for (const root of this.#roots.values()) this.#pagesOf.set(root, []);
     for (const [page, root] of pages.trees([...this.#roots.values()])) this.#pagesOf.get(root)?.push(page);
     // What was written before there were checksums has none; a head that cannot be read says nothing of that kind.
-    this.#hasChecksums = (pages.version ?? MIGRATIONS.length) >= CHECKSUMS_SINCE;
+    this.#hasChecksums = version >= CHECKSUMS_SINCE;
   }
 
   run(): Salvaged {

@@ -82,6 +82,17 @@ export const MIGRATIONS: readonly string[] = [
   CREATE TABLE fresh (n INTEGER PRIMARY KEY, mails INTEGER NOT NULL, checksum INTEGER NOT NULL, header TEXT NOT NULL, events BLOB NOT NULL) STRICT;
   INSERT INTO totals (name, n) VALUES ('folded', 0);
   `,
+  `
+  -- What was fresh and acknowledged when it got rows goes together. due_ms: when. first, last: among these messages it is. keys: pairs of source and key, as JSON.
+  CREATE TABLE folds (n INTEGER PRIMARY KEY, due_ms INTEGER NOT NULL, first TEXT NOT NULL, last TEXT NOT NULL, keys TEXT NOT NULL) STRICT;
+  CREATE INDEX folds_due ON folds (due_ms);
+  -- fold: with what it goes; null: at its own date.
+  ALTER TABLE deliveries ADD COLUMN fold INTEGER;
+  ALTER TABLE idempotency ADD COLUMN fold INTEGER;
+  DROP INDEX idempotency_due;
+  CREATE INDEX idempotency_due ON idempotency (due_ms) WHERE fold IS NULL;
+  CREATE INDEX deliveries_delayed ON deliveries (due_ms) WHERE seq IS NULL AND ending IS NULL;
+  `,
 ];
 
 /** The version whose rows have checksums. */
@@ -89,6 +100,9 @@ export const CHECKSUMS_SINCE = 4;
 
 /** The version that has fresh mail. */
 export const FRESH_SINCE = 5;
+
+/** The version in which what was acknowledged while it was fresh goes together. */
+export const FOLDS_SINCE = 6;
 
 /** Why a store cannot be opened: a sentence for the operator. */
 export class CannotOpen extends Error {}
@@ -118,15 +132,15 @@ export function checkVersion(db: Db, folder: string): number {
   return version;
 }
 
-/** Makes what is missing of the newest version. @throws CannotOpen */
-export function migrate(db: Db, folder: string): void {
+/** Makes what is missing of the newest version, or of an older one. @throws CannotOpen */
+export function migrate(db: Db, folder: string, to: number = MIGRATIONS.length): void {
   const version = checkVersion(db, folder);
-  if (version === MIGRATIONS.length) return;
+  if (version >= to) return;
   addFunctions(db);
   db.transaction(() => {
-    for (const step of MIGRATIONS.slice(version)) db.exec(step);
+    for (const step of MIGRATIONS.slice(version, to)) db.exec(step);
     db.pragma(`application_id = ${APPLICATION}`);
-    db.pragma(`user_version = ${MIGRATIONS.length}`);
+    db.pragma(`user_version = ${to}`);
     if (version === 0) db.prepare("INSERT INTO meta (key, value) VALUES ('epoch', ?)").run(newEpoch());
   }).immediate();
 }

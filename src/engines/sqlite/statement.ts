@@ -19,10 +19,10 @@ const TEXT = "CAST(? AS TEXT)";
 // FAIL: a statement that inserts many rows keeps no record to undo those before the one that fails; the transaction does.
 const addAcked = (
   rows: number,
-) => `INSERT OR FAIL INTO deliveries (message, mailbox, seq, source, bytes, attempts, expires_ms, due_ms, ending, ended_ms)
-    VALUES ${Array(rows).fill("(?, ?, ?, ?, ?, 1, ?, ?, 'acked', ?)").join(", ")}`;
-const addKeys = (rows: number) => `INSERT OR FAIL INTO idempotency (source, key, hash, accepted, due_ms, checksum)
-    VALUES ${Array(rows).fill("(?, ?, ?, ?, ?, ?)").join(", ")}`;
+) => `INSERT OR FAIL INTO deliveries (message, mailbox, seq, source, bytes, attempts, expires_ms, ending, ended_ms, fold)
+    VALUES ${Array(rows).fill("(?, ?, ?, ?, ?, 1, ?, 'acked', ?, ?)").join(", ")}`;
+const addKeys = (rows: number) => `INSERT OR FAIL INTO idempotency (source, key, hash, accepted, due_ms, checksum, fold)
+    VALUES ${Array(rows).fill("(?, ?, ?, ?, ?, ?, ?)").join(", ")}`;
 
 /** Most rows that one step of a sweep or of a read looks at, so that others get their turn. */
 export const STEP_ROWS = 1_000;
@@ -54,9 +54,9 @@ export const SQL = {
   bytesOfOthers: `SELECT coalesce(sum(bytes), 0) AS bytes FROM deliveries WHERE mailbox = ${INT} AND ending IS NULL AND message <> ${TEXT}`,
   /** All recipients have settled: from now on the rows of the message may be purged. */
   releaseDeliveries: "UPDATE deliveries SET due_ms = CASE ending WHEN 'dead' THEN ? ELSE ? END WHERE message = ? AND ending IS NOT NULL",
-  /** What a nack delays: found mailbox by mailbox, once in the life of a process and whenever somebody sets the clock back. */
-  comeEarlier: `UPDATE deliveries SET due_ms = CASE WHEN due_ms - ? > ? THEN ? ELSE due_ms - ? END
-    WHERE mailbox IN (SELECT id FROM mailboxes WHERE count > 0) AND seq IS NULL AND ending IS NULL AND due_ms > ?`,
+  /** What a nack delays: at each start, and whenever somebody sets the clock back. */
+  comeEarlier: `UPDATE deliveries INDEXED BY deliveries_delayed SET due_ms = CASE WHEN due_ms - ? > ? THEN ? ELSE due_ms - ? END
+    WHERE seq IS NULL AND ending IS NULL AND due_ms > ?`,
   dropDelivery: "DELETE FROM deliveries WHERE message = ? AND mailbox = ?",
 
   atSeq: `${ROW} WHERE d.mailbox = ${INT} AND d.seq = ${INT} AND d.ending IS NULL`,
@@ -85,8 +85,16 @@ export const SQL = {
   addKeys: addKeys(MANY),
   dropKey: "DELETE FROM idempotency WHERE source = ? AND key = ?",
   dropKeys: `DELETE FROM idempotency WHERE (source, key) IN
-    (SELECT source, key FROM idempotency WHERE due_ms <= ${INT} ORDER BY due_ms LIMIT ${STEP_ROWS})`,
-  nextKeyDue: "SELECT due_ms FROM idempotency ORDER BY due_ms LIMIT 1",
+    (SELECT source, key FROM idempotency WHERE due_ms <= ${INT} AND fold IS NULL ORDER BY due_ms LIMIT ${STEP_ROWS})`,
+  nextKeyDue: "SELECT due_ms FROM idempotency WHERE fold IS NULL ORDER BY due_ms LIMIT 1",
+
+  addFold: "INSERT INTO folds (due_ms, first, last, keys) VALUES (?, ?, ?, ?)",
+  dueFold: `SELECT n, first, last, keys FROM folds WHERE due_ms <= ${INT} ORDER BY due_ms LIMIT 1`,
+  nextFoldDue: "SELECT due_ms FROM folds ORDER BY due_ms LIMIT 1",
+  dropFold: "DELETE FROM folds WHERE n = ?",
+  /** Each row is asked for its own date, too: what a damaged row of a fold says lets nothing go early. */
+  dropFolded: `DELETE FROM deliveries WHERE message BETWEEN ${TEXT} AND ${TEXT} AND fold = ${INT} AND ending = 'acked' AND ended_ms <= ${INT}`,
+  dropFoldedKey: "DELETE FROM idempotency WHERE source = ? AND key = ? AND fold = ? AND due_ms <= ?",
 
   session: "SELECT until_ms FROM sessions WHERE session = ? AND user = ?",
   keepSession:
@@ -161,6 +169,13 @@ export interface FreshRow {
   readonly events: Buffer;
 }
 
+export interface FoldRow {
+  readonly n: number;
+  readonly first: string;
+  readonly last: string;
+  readonly keys: string;
+}
+
 export interface WalkRow extends CheckedDelivery {
   readonly ending: string | null;
   readonly user: string;
@@ -186,6 +201,8 @@ type Rows = {
   due: DeliveryRow;
   nextDue: { due_ms: number };
   nextKeyDue: { due_ms: number };
+  dueFold: FoldRow;
+  nextFoldDue: { due_ms: number };
   mail: MailRow;
   gaps: GapRow;
   lastMessage: { message: string | null };

@@ -29,7 +29,7 @@ import {
   type WorkerOptions,
 } from "./call.ts";
 import { checksumOfDelivery, checksumOfKey, isIntact } from "./checksum.ts";
-import { answerOf, FreshBook, type FreshMail, keyOf, nameOfKey } from "./fresh.ts";
+import { answerOf, answerOfRow, FreshBook, type FreshMail, keyOf, nameOfKey } from "./fresh.ts";
 import { mergeGaps } from "./gap.ts";
 import { HoldBook } from "./hold.ts";
 import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
@@ -37,7 +37,7 @@ import { readMail, walkMail } from "./reading.ts";
 import { RowsInserted } from "./rows.ts";
 import { Damaged, type Db } from "./schema.ts";
 import { SessionBook } from "./session.ts";
-import { type DeliveryRow, type MailboxRow, prepareAll, STEP_ROWS, type Statements } from "./statement.ts";
+import { type DeliveryRow, type FoldRow, type MailboxRow, prepareAll, STEP_ROWS, type Statements } from "./statement.ts";
 
 const DAY_MS = 24 * 3600_000;
 /** How long the state of a settled message is known. */
@@ -318,7 +318,7 @@ export class Store {
       const accepted = { id, time: new Date(acceptedAtMs).toISOString(), ttl: ttlSeconds, recipients: named(true) };
       const answer = JSON.stringify(taken === users.length ? accepted : { ...accepted, refused: named(false) });
       const keyDueMs = this.#stroke(this.#nowMs + DAY_MS);
-      this.#run.addKey.run(source, key, hash, answer, keyDueMs, checksumOfKey(source, key, hash ?? "", answer, keyDueMs));
+      this.#run.addKey.run(source, key, hash, answer, keyDueMs, checksumOfKey(source, key, hash ?? "", answer, keyDueMs), null);
       this.#noteDue(keyDueMs);
     }
     return seqs;
@@ -375,8 +375,7 @@ export class Store {
 
   /** Gives fresh mail the rows that it would have if it had never been fresh. */
   #giveRows(mails: readonly FreshMail[]): void {
-    const acked = new RowsInserted(this.#run.addAcked, this.#run.addAckedMany);
-    const keys = new RowsInserted(this.#run.addKey, this.#run.addKeys);
+    const acked: FreshMail[] = [];
     for (const mail of mails) {
       const { message, mailbox, seq, source, bytes, expires_ms, ended_ms, text, event_checksum } = mail;
       const { user } = this.#touch(this.#ledger.mailbox(mailbox));
@@ -384,15 +383,48 @@ export class Store {
         const event = Number(this.#run.addEvent.run(1, 1, event_checksum, text).lastInsertRowid);
         const checksum = checksumOfDelivery({ ...mail, event }, user, event_checksum);
         this.#run.addDelivery.run(message, mailbox, seq, event, source, null, null, bytes, expires_ms, expires_ms, null, null, checksum);
-      } else acked.add([message, mailbox, seq, source, bytes, expires_ms, this.#stroke(ended_ms + KEEP_MS), ended_ms]);
+        const key = keyOf(mail, user);
+        if (key) this.#run.addKey.run(...key, null);
+      } else acked.push(mail);
       this.#ledger.count(ACCEPTED, 1);
       this.#ledger.count(ended_ms === null ? UNSETTLED : FIRST_ENDING + ACKED, 1);
-      const key = keyOf(mail, user);
-      if (key) keys.add(key);
       this.#fresh.leave(mail);
     }
+    // In the order of their rows, so that those that go together lie together.
+    if (acked.length > 1) acked.sort((one, other) => (one.message < other.message ? -1 : 1));
+    for (let at = 0; at < acked.length; at += STEP_ROWS) this.#addFold(acked.slice(at, at + STEP_ROWS));
+    this.wrote = true;
+  }
+
+  /** Rows of acknowledged mail that go together: one row has their date, instead of an entry of an index for each. @param mails  ascending by id */
+  #addFold(mails: readonly FreshMail[]): void {
+    const [first, last] = [mails[0]?.message, mails.at(-1)?.message];
+    const keyed = mails.filter((mail) => mail.key !== null);
+    // Keys that were not made in order are put into their tree in order: that takes fewer steps.
+    keyed.sort((one, other) => ((one.keyName ?? "") < (other.keyName ?? "") ? -1 : 1));
+    let dueMs = 0;
+    for (const { ended_ms, key, key_due_ms } of mails) dueMs = Math.max(dueMs, (ended_ms ?? 0) + KEEP_MS, key === null ? 0 : key_due_ms);
+    dueMs = this.#stroke(dueMs);
+    const names = JSON.stringify(keyed.map(({ source, key }) => [source, key]));
+    const n = Number(this.#run.addFold.run(dueMs, first, last, names).lastInsertRowid);
+    const acked = new RowsInserted(this.#run.addAcked, this.#run.addAckedMany);
+    for (const { message, mailbox, seq, source, bytes, expires_ms, ended_ms } of mails)
+      acked.add([message, mailbox, seq, source, bytes, expires_ms, ended_ms, n]);
     acked.end();
+    const keys = new RowsInserted(this.#run.addKey, this.#run.addKeys);
+    for (const mail of keyed) {
+      const key = keyOf(mail, this.#ledger.mailbox(mail.mailbox).user);
+      if (key) keys.add([...key, n]);
+    }
     keys.end();
+    this.#noteDue(dueMs);
+  }
+
+  /** What was written together goes together. What of it has a date to come, since the fold's own is damaged, stays. */
+  #dropFold({ n, first, last, keys }: FoldRow): void {
+    this.#run.dropFolded.run(first, last, n, this.#nowMs - KEEP_MS);
+    for (const [source, key] of namesOf(keys)) this.#run.dropFoldedKey.run(source, key, n, this.#nowMs);
+    this.#run.dropFold.run(n);
     this.wrote = true;
   }
 
@@ -408,7 +440,7 @@ export class Store {
     if (!known) return undefined;
     if (checksumOfKey(source, key, known.hash, known.accepted, known.due_ms) !== known.checksum)
       this.#sayDamaged(`An idempotency key of ${source} is damaged on the disk: a repeat of its message is stored again.`);
-    else if (known.due_ms > this.#nowMs) return known;
+    else if (known.due_ms > this.#nowMs) return { hash: known.hash, accepted: answerOfRow(known.accepted) };
     this.#run.dropKey.run(source, key);
     this.wrote = true;
     return undefined;
@@ -583,8 +615,11 @@ export class Store {
     }
     const forgotten = FORGET.map(([drop]) => this.#run[drop].run(this.#nowMs).changes);
     if (rows.length > 0 || forgotten.some((n) => n > 0)) this.wrote = true;
-    for (const next of [this.#run.nextDue.get(), ...FORGET.map(([, nextDue]) => this.#run[nextDue].get())]) if (next) this.#noteDue(next.due_ms);
-    return rows.length === STEP_ROWS || forgotten.includes(STEP_ROWS);
+    const fold = this.#run.dueFold.get(this.#nowMs);
+    if (fold) this.#dropFold(fold);
+    const nexts = [this.#run.nextDue.get(), this.#run.nextFoldDue.get(), ...FORGET.map(([, nextDue]) => this.#run[nextDue].get())];
+    for (const next of nexts) if (next) this.#noteDue(next.due_ms);
+    return rows.length === STEP_ROWS || forgotten.includes(STEP_ROWS) || fold !== undefined;
   }
 
   /** Gives one delivery its ending. @returns its number; what waited without one gets one, so that a resumer is told of the gap */
@@ -735,6 +770,18 @@ export class Store {
     if (!mark) return;
     this.happenings.length = mark.happenings;
     this.log.length = mark.log;
+  }
+}
+
+/** The keys that a fold names; what is not as it was written names none. */
+function namesOf(keys: string): readonly (readonly [string, string])[] {
+  try {
+    const names: unknown = JSON.parse(keys);
+    const isName = (name: unknown): name is [string, string] =>
+      Array.isArray(name) && name.every((part) => typeof part === "string") && name.length === 2;
+    return Array.isArray(names) ? names.filter(isName) : [];
+  } catch {
+    return [];
   }
 }
 

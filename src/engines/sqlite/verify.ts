@@ -9,7 +9,7 @@ import { type CheckedDelivery, checksumOfKey, checksumOfMailbox, isIntact, MAILB
 import { readFresh } from "./fresh.ts";
 import { damageOfLog } from "./log.ts";
 import { readMark } from "./mark.ts";
-import { type Db, databaseFile, FRESH_SINCE } from "./schema.ts";
+import { type Db, databaseFile, FOLDS_SINCE, FRESH_SINCE } from "./schema.ts";
 
 /** Most findings of one kind that are told. */
 const MAX_TOLD = 20;
@@ -108,10 +108,11 @@ interface CountedBox {
 }
 
 /**
- * Looks at every row of a store of the newest version: its checksums, and what its rows say of each other.
+ * Looks at every row of a store whose rows have checksums, and what its rows say of each other.
+ * @param version  of its schema
  * @throws SqliteError when pages are damaged
  */
-export function damageOfRows(db: Db): Rows {
+export function damageOfRows(db: Db, version: number): Rows {
   const findings: string[] = [];
   const leftovers: string[] = [];
   const unreadable: Unreadable[] = [];
@@ -158,6 +159,11 @@ export function damageOfRows(db: Db): Rows {
     leftovers,
     "SELECT count(*) FROM events WHERE id NOT IN (SELECT event FROM deliveries WHERE event IS NOT NULL)",
   );
+  if (version >= FOLDS_SINCE) {
+    const alone = (table: string) => `SELECT count(*) FROM ${table} WHERE fold IS NOT NULL AND fold NOT IN (SELECT n FROM folds)`;
+    count("states of acknowledged messages have no date at which they go", leftovers, alone("deliveries"));
+    count("idempotency keys have no date at which they go", leftovers, alone("idempotency"));
+  }
   let keys = 0;
   const idempotency = db.prepare<[], { source: string; key: string; hash: string; accepted: string; due_ms: number; checksum: number }>(
     "SELECT source, key, hash, accepted, due_ms, checksum FROM idempotency",

@@ -1,0 +1,210 @@
+/** What is kept of acknowledged fresh mail, and when it goes: with a clock of the test's own. */
+import { join } from "node:path";
+import Database from "better-sqlite3";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import type { AppendResult, Op, Result, WorkerOptions } from "../../src/engines/sqlite/call.ts";
+import { checksumOfKey } from "../../src/engines/sqlite/checksum.ts";
+import { examineFolder, repair } from "../../src/engines/sqlite/doctor.ts";
+import { openDatabase } from "../../src/engines/sqlite/open.ts";
+import { rootsOfAll } from "../../src/engines/sqlite/salvage.ts";
+import { type Db, databaseFile, MIGRATIONS, migrate } from "../../src/engines/sqlite/schema.ts";
+import { Store } from "../../src/engines/sqlite/store.ts";
+import { toItem } from "../../src/engines/sqlite/value.ts";
+import { makeFolder } from "./folder.ts";
+import { makeMessage } from "./message.ts";
+
+const DAY_MS = 24 * 3600_000;
+const STROKE_MS = 10_000;
+const COUNT = 2_500;
+
+let folder: ReturnType<typeof makeFolder>;
+let options: WorkerOptions;
+let nowMs: number;
+let db: Db;
+let store: Store;
+beforeEach(() => {
+  folder = makeFolder();
+  options = { dir: join(folder.dir, "store"), mailboxMaxMessages: 100_000, mailboxMaxBytes: 1e9, maxAttempts: 3, reserveBytes: 65_536 };
+  nowMs = Date.now();
+});
+afterEach(() => {
+  db.close();
+  folder.remove();
+});
+
+function open(): void {
+  db = openDatabase(options.dir);
+  store = new Store(db, options);
+}
+
+function batch(...ops: readonly Op[]): Result[] {
+  store.begin(nowMs);
+  const results = ops.map((op, place) => store.run(op, place));
+  store.commit();
+  return results;
+}
+
+const nameOf = (n: number) => `m${String(n).padStart(6, "0")}`;
+const keyed = (id: string, key: string) => toItem(makeMessage(id, ["u"], { acceptedAtMs: nowMs, idempotency: { key, hash: "h" } }));
+const rows = (table: string) => Number(db.prepare(`SELECT count(*) FROM ${table}`).pluck().get());
+const left = () => ({ deliveries: rows("deliveries"), idempotency: rows("idempotency"), folds: rows("folds") });
+const repeat = (key: string) => {
+  store.begin(nowMs);
+  const [result] = store.run(["append", [keyed("zzz", key)]], 0) as readonly AppendResult[];
+  store.rollback();
+  return result;
+};
+
+function sweep(): void {
+  while (batch(["sweep", null])[0] === true);
+}
+
+/** Stores mail with keys, acknowledges all, and gives it its rows. */
+function fold(count: number, from = 0): void {
+  batch(["append", Array.from({ length: count }, (_none, n) => keyed(nameOf(from + n), `key-${from + n}`))]);
+  batch(["settle", "u", "s", [["acked-upto", Number.MAX_SAFE_INTEGER, []]]]);
+  while (store.isToFold(true)) store.fold();
+}
+
+test("[E83] what was acknowledged while it was fresh is known for 24 hours, its key too, and then it is gone from the file, in steps", () => {
+  open();
+  batch(["append", [keyed("first", "k")]]);
+  const fresh = repeat("k");
+  expect(fresh).toBe(`{"id":"first","time":"${new Date(nowMs).toISOString()}","ttl":3600,"recipients":["u"]}`);
+  fold(COUNT);
+  expect(repeat("k"), "byte for byte").toBe(fresh);
+  const all = left();
+  expect(all).toMatchObject({ deliveries: COUNT + 1, idempotency: COUNT + 1 });
+  expect(db.prepare("SELECT count(*) FROM deliveries WHERE due_ms IS NOT NULL OR fold IS NULL").pluck().get()).toBe(0);
+  nowMs += DAY_MS - 1;
+  sweep();
+  expect(left()).toEqual(all);
+  expect(repeat("k")).toBe(fresh);
+  nowMs += STROKE_MS + 1;
+  const before = rows("deliveries");
+  batch(["sweep", null]);
+  expect(before - rows("deliveries")).toBeLessThanOrEqual(1_000);
+  sweep();
+  expect(left()).toEqual({ deliveries: 0, idempotency: 0, folds: 0 });
+  expect(batch(["totals"])).toMatchObject([{ acked: COUNT + 1, unsettled: 0 }]);
+});
+
+test("[E83] … a key that was used again stays, though the fold of the one before names it", () => {
+  open();
+  fold(3);
+  const n = db.prepare("SELECT n FROM folds").pluck().get();
+  // The fold goes later than its keys.
+  db.prepare("UPDATE folds SET due_ms = due_ms + ?").run(3_600_000);
+  nowMs += DAY_MS + STROKE_MS;
+  sweep();
+  fold(1, COUNT);
+  batch(["append", [keyed("again", "key-1")]]);
+  batch(["settle", "u", "s", [["acked-upto", Number.MAX_SAFE_INTEGER, []]]]);
+  while (store.isToFold(true)) store.fold();
+  const answer = repeat("key-1");
+  expect(answer).toContain('"id":"again"');
+  nowMs += 3_600_000;
+  sweep();
+  expect(db.prepare("SELECT count(*) FROM folds WHERE n = ?").pluck().get(n)).toBe(0);
+  expect(repeat("key-1")).toBe(answer);
+  nowMs += DAY_MS + STROKE_MS;
+  sweep();
+  expect(left()).toEqual({ deliveries: 0, idempotency: 0, folds: 0 });
+});
+
+test.each(["due_ms = 0", "keys = 'x' || keys", "keys = '[[1,2],3,null]'", "first = 'a', last = 'z', due_ms = 0", "n = n + 100"])(
+  "[E83] … a damaged row of a fold (%s) lets nothing go early, and stops nothing",
+  (damage) => {
+    open();
+    fold(20);
+    const answer = repeat("key-7");
+    db.exec(`UPDATE folds SET ${damage}`);
+    sweep();
+    nowMs += DAY_MS - 1;
+    sweep();
+    expect(left()).toMatchObject({ deliveries: 20, idempotency: 20 });
+    expect(repeat("key-7")).toBe(answer);
+    nowMs += STROKE_MS + 1;
+    sweep();
+    const { deliveries, idempotency } = left();
+    db.close();
+    const { findings, notes } = examineFolder(options.dir);
+    expect(findings).toEqual([]);
+    expect(notes.length).toBe(Number(deliveries > 0) + Number(idempotency > 0));
+    open();
+  },
+);
+
+test("[E84] a repaired store keeps what folds held until its date, and then lets it go", () => {
+  open();
+  fold(20);
+  const answer = repeat("key-7");
+  db.close();
+  const { salvaged } = repair(options.dir, { misses: false });
+  expect(salvaged).toMatchObject({ taken: { settled: 20, keys: 20 }, lost: [], missing: 0 });
+  open();
+  expect(repeat("key-7")).toBe(answer);
+  nowMs += DAY_MS + 2 * STROKE_MS + 60_000;
+  sweep();
+  expect(left()).toEqual({ deliveries: 0, idempotency: 0, folds: 0 });
+});
+
+test("[E85] the trees of a store begin where a repair looks for them, of every version, whatever is in it", () => {
+  const file = databaseFile(folder.dir);
+  db = new Database(file);
+  db.pragma("auto_vacuum = INCREMENTAL");
+  const roots = () =>
+    new Map(
+      db
+        .prepare<[], { name: string; rootpage: number }>("SELECT name, rootpage FROM sqlite_schema WHERE rootpage > 0")
+        .all()
+        .map(({ name, rootpage }) => [name, rootpage]),
+    );
+  for (let version = 1; version <= MIGRATIONS.length; version += 1) {
+    migrate(db, folder.dir, version);
+    expect(roots(), `version ${version}`).toEqual(rootsOfAll(version));
+    // So much that new trees do not begin at the end of the file.
+    const key = db.prepare(
+      `INSERT INTO idempotency (source, key, hash, accepted, due_ms${version >= 4 ? ", checksum" : ""}) VALUES (?, ?, ?, ?, ?${version >= 4 ? ", ?" : ""})`,
+    );
+    db.transaction(() => {
+      for (let n = 0; n < 5_000; n += 1) {
+        const row = ["s", `${version}-${n}`, "h", "{}", n] as const;
+        key.run(...row, ...(version >= 4 ? [checksumOfKey(...row)] : []));
+      }
+    })();
+  }
+  expect(db.pragma("integrity_check", { simple: true })).toBe("ok");
+  db.close();
+  open();
+  expect(roots(), "a new store").toEqual(rootsOfAll(MIGRATIONS.length));
+});
+
+test("[E85] … and a store of version 5 with keys and states of its own goes on: they are known until their date, and go", () => {
+  const file = databaseFile(folder.dir);
+  options = { ...options, dir: folder.dir };
+  const old = new Database(file);
+  old.pragma("auto_vacuum = INCREMENTAL");
+  migrate(old, folder.dir, 5);
+  const answer = JSON.stringify({ id: "old", time: new Date(nowMs).toISOString(), ttl: 60, recipients: ["u"] });
+  const dueMs = nowMs + 3_600_000;
+  old
+    .prepare("INSERT INTO idempotency (source, key, hash, accepted, due_ms, checksum) VALUES ('/users/alice', 'k', 'h', ?, ?, ?)")
+    .run(answer, dueMs, checksumOfKey("/users/alice", "k", "h", answer, dueMs));
+  old
+    .prepare(
+      `INSERT INTO deliveries (message, mailbox, seq, source, bytes, attempts, expires_ms, due_ms, ending, ended_ms)
+        VALUES ('old', 1, 1, '/users/alice', 9, 1, ?, ?, 'acked', ?)`,
+    )
+    .run(dueMs, dueMs, nowMs);
+  old.close();
+  open();
+  fold(5);
+  expect(repeat("k")).toBe(answer);
+  nowMs = dueMs - 1;
+  sweep();
+  expect(left()).toMatchObject({ deliveries: 6, idempotency: 6 });
+  nowMs = dueMs;
+  sweep();
+  expect(left()).toMatchObject({ deliveries: 5, idempotency: 5 });
+});
