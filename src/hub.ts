@@ -237,8 +237,7 @@ export class Hub implements Gateway {
     const { epoch } = mailbox;
     const resumed = resume.epoch === epoch && resume.cursor <= mailbox.head;
     link.send({ op: "ready", receiver: id, epoch, head: mailbox.head });
-    const replaced = new HandoverError("replaced", "A newer connection of the same receiver took over.");
-    await receiver.open(link, resumed ? resume.cursor : undefined, resume.window, replaced);
+    await receiver.open(link, resumed ? resume.cursor : undefined, resume.window);
     return {
       receiver: id,
       epoch,

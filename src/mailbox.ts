@@ -35,16 +35,22 @@ function keyOf({ session, id }: Pick<Receiver, "session" | "id">): string {
   return `${session} ${id}`;
 }
 
+/** What a mailbox knows of its messages with TTL 0. */
+class Reserving {
+  /** Those on their way to the engine, and since when: only those who are live when it has them are handed them. */
+  readonly announced = new Map<MessageId, number>();
+  /** … and then, by number, who that is, by name: whoever was forgotten and comes back is the same. Until they end, within 30 s. */
+  readonly reserved = new Map<Seq, ReadonlySet<string>>();
+  /** Their numbers now: a nack gives a new one. */
+  readonly reservedAt = new Map<MessageId, Seq>();
+}
+
 export class Mailbox implements MailboxEvents, ReadableMailbox {
   readonly user: UserId;
   readonly #onLost: (mailbox: Mailbox, cause: HandoverError) => void;
   readonly #receivers = new Map<string, Receiver>();
-  /** Messages with TTL 0, on their way to the engine, and since when: only those who are live when it has them are handed them. */
-  readonly #announced = new Map<MessageId, number>();
-  /** … and then, by number, who that is, by name: whoever was forgotten and comes back is the same. Until they end, within 30 s. */
-  readonly #reserved = new Map<Seq, ReadonlySet<string>>();
-  /** Their numbers now: a nack gives a new one. */
-  readonly #reservedAt = new Map<MessageId, Seq>();
+  /** From the first message with TTL 0 on: most mailboxes never have one. */
+  #reserving: Reserving | undefined;
   #attachment: Attachment | undefined;
   #head: Seq = 0;
 
@@ -81,7 +87,7 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
 
   /** Whether it knows of mail that is for some receivers only: nobody else does. */
   get isReserving(): boolean {
-    return this.#reserved.size > 0 || this.#announced.size > 0;
+    return this.#reserving !== undefined && this.#reserving.reserved.size + this.#reserving.announced.size > 0;
   }
 
   receivers(): IterableIterator<Receiver> {
@@ -111,7 +117,8 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
   forgetAbsent(): void {
     const nowMs = performance.now();
     // Announced and not stored after all.
-    for (const [id, atMs] of this.#announced) if (nowMs - atMs > PROTOCOL.ttlZeroMs) this.#announced.delete(id);
+    const announced = this.#reserving?.announced;
+    if (announced) for (const [id, atMs] of announced) if (nowMs - atMs > PROTOCOL.ttlZeroMs) announced.delete(id);
     for (const [key, receiver] of this.#receivers) {
       const remembered = receiver.polls ? LIVE_AFTER_POLL_MS : REMEMBERED_MS;
       if (!receiver.isConnected && nowMs - receiver.seenAtMs >= remembered) this.#receivers.delete(key);
@@ -173,7 +180,8 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
 
   deliver(entries: readonly Entry[]): void {
     const before = this.#head;
-    if (this.isReserving) for (const { id, seq } of entries) this.#reserve(id, seq);
+    const reserving = this.#reserving;
+    if (reserving && this.isReserving) for (const { id, seq } of entries) this.#reserve(reserving, id, seq);
     const deliveries: SharedDelivery[] = entries.map((entry) => {
       const { seq, text, acceptedAtMs } = writeDelivery(entry);
       return { seq, text, acceptedAtMs, session: entry.session };
@@ -195,34 +203,35 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
 
   /** A message with TTL 0 is about to be stored. */
   announce(id: MessageId): void {
-    this.#announced.set(id, performance.now());
+    this.#reserving ??= new Reserving();
+    this.#reserving.announced.set(id, performance.now());
   }
 
   isFor(receiver: Receiver, seq: Seq): boolean {
-    return this.#reserved.get(seq)?.has(keyOf(receiver)) ?? true;
+    return this.#reserving?.reserved.get(seq)?.has(keyOf(receiver)) ?? true;
   }
 
   notFor(receiver: Receiver): readonly Seq[] {
-    return [...this.#reserved].flatMap(([seq, receivers]) => (receivers.has(keyOf(receiver)) ? [] : seq));
+    return [...(this.#reserving?.reserved ?? [])].flatMap(([seq, receivers]) => (receivers.has(keyOf(receiver)) ? [] : seq));
   }
 
   /** Keeps a message with TTL 0 for those who are live when it is stored, under whatever number it comes again. */
-  #reserve(id: MessageId, seq: Seq): void {
-    const former = this.#reservedAt.get(id) ?? 0;
-    let receivers = this.#reserved.get(former);
-    if (this.#announced.delete(id)) {
+  #reserve({ announced, reserved, reservedAt }: Reserving, id: MessageId, seq: Seq): void {
+    const former = reservedAt.get(id) ?? 0;
+    let receivers = reserved.get(former);
+    if (announced.delete(id)) {
       receivers = new Set([...this.#receivers.values()].filter(isLive).map(keyOf));
     }
     if (!receivers) return;
-    this.#reserved.delete(former);
-    this.#reserved.set(seq, receivers);
-    this.#reservedAt.set(id, seq);
+    reserved.delete(former);
+    reserved.set(seq, receivers);
+    reservedAt.set(id, seq);
   }
 
   #forgetReserved(endings: readonly Ended[]): Seq[] {
     return endings.map(({ id, seq }) => {
-      this.#reserved.delete(this.#reservedAt.get(id) ?? seq);
-      this.#reservedAt.delete(id);
+      this.#reserving?.reserved.delete(this.#reserving.reservedAt.get(id) ?? seq);
+      this.#reserving?.reservedAt.delete(id);
       return seq;
     });
   }

@@ -6,7 +6,7 @@
  * @module
  */
 import type { Gap, Page, Settlement } from "./engine.ts";
-import { asHandoverError, type HandoverError } from "./errors.ts";
+import { asHandoverError, HandoverError } from "./errors.ts";
 import { type AckForms, type Delivery, PROTOCOL, type ReceiverId, type Seq, type SessionId, writeDelivery } from "./protocol.ts";
 import type { Link } from "./transport.ts";
 
@@ -100,12 +100,11 @@ export class Receiver {
   /**
    * Takes a new link, in place of the one it had, and sends it what is waiting, as far as the window allows.
    * @param cursor  what the client has received, or undefined for a receiver that starts from the beginning
-   * @param replaced  why the older link is closed
    */
-  async open(link: Link, cursor: Seq | undefined, window: number, replaced: HandoverError): Promise<void> {
+  async open(link: Link, cursor: Seq | undefined, window: number): Promise<void> {
     const older = this.#link;
     this.#link = link;
-    older?.close(replaced);
+    older?.close(new HandoverError("replaced", "A newer connection of the same receiver took over."));
     this.#transport = link.kind;
     this.#window = Math.min(window, PROTOCOL.maxWindow);
     this.#isBlocked = false;

@@ -12,8 +12,6 @@ import { type ReadableMailbox, Receiver } from "../src/receiver.ts";
 import type { Channel, Gateway, Link, Resume } from "../src/transport.ts";
 import { holdPoll } from "../src/transports/poll.ts";
 
-const REPLACED = new HandoverError("replaced", "A newer connection took over.");
-
 /** A link that notes what it was given, and says no when told to. */
 class NotingLink implements Link {
   readonly kind: Link["kind"];
@@ -141,7 +139,7 @@ describe("the window", () => {
     const mailbox = new TestMailbox([1, 2, 3, 4, 5, 6, 7, 8, 9]);
     const receiver = receiverOn(mailbox);
     const link = new NotingLink();
-    await receiver.open(link, undefined, 2, REPLACED);
+    await receiver.open(link, undefined, 2);
     expect(link.told).toEqual([1, 2]);
     for (const [forms, told] of [
       [{ seqs: [1] }, 3],
@@ -172,7 +170,7 @@ describe("the window", () => {
     const mailbox = new TestMailbox([1]);
     const receiver = receiverOn(mailbox);
     const link = new NotingLink();
-    await receiver.open(link, undefined, 1, REPLACED);
+    await receiver.open(link, undefined, 1);
     const reads = mailbox.reads.length;
     append(mailbox, receiver, 2);
     append(mailbox, receiver, 3, 4);
@@ -188,19 +186,19 @@ describe("the window", () => {
     const mailbox = new TestMailbox(Array.from({ length: 1_200 }, (_, n) => n + 1));
     const receiver = receiverOn(mailbox);
     const link = new NotingLink();
-    await receiver.open(link, undefined, 1_000_000, REPLACED);
+    await receiver.open(link, undefined, 1_000_000);
     expect(link.told.length).toBe(1_000);
   });
 
   test("[H40] what was handed above the cursor of a newer link is no longer in flight; what is below it is, but not on a poll", async () => {
     const mailbox = new TestMailbox([1, 2, 3, 4, 5, 6]);
     const receiver = receiverOn(mailbox);
-    await receiver.open(new NotingLink(), undefined, 4, REPLACED);
+    await receiver.open(new NotingLink(), undefined, 4);
     const resumed = new NotingLink();
-    await receiver.open(resumed, 2, 4, REPLACED);
+    await receiver.open(resumed, 2, 4);
     expect(resumed.told).toEqual([3, 4]);
     const poll = new NotingLink("poll");
-    await receiver.open(poll, 2, 4, REPLACED);
+    await receiver.open(poll, 2, 4);
     expect(poll.told).toEqual([3, 4, 5, 6]);
   });
 });
@@ -216,7 +214,7 @@ describe("gaps", () => {
     mailbox.head = 9;
     const receiver = receiverOn(mailbox);
     const link = new NotingLink();
-    await receiver.open(link, 0, 3, REPLACED);
+    await receiver.open(link, 0, 3);
     expect(link.told).toEqual([1, -3, 4, -6, 7, -9]);
     expect(receiver.positionOf(link)).toBe(9);
   });
@@ -226,7 +224,7 @@ describe("gaps", () => {
     mailbox.gaps = [{ from: 2, to: 3, reason: "expired" }];
     const receiver = receiverOn(mailbox);
     const link = new NotingLink();
-    await receiver.open(link, 0, 1, REPLACED);
+    await receiver.open(link, 0, 1);
     expect(link.told).toEqual([1]);
     receiver.acknowledged(receiver.settlements({ seqs: [1] }, undefined));
     await settled();
@@ -238,7 +236,7 @@ describe("gaps", () => {
     mailbox.gaps = [{ from: 2, to: 3, reason: "expired" }];
     const receiver = receiverOn(mailbox);
     const link = new NotingLink();
-    await receiver.open(link, undefined, 2, REPLACED);
+    await receiver.open(link, undefined, 2);
     expect(link.told).toEqual([1, 4]);
     // 5 was there when it came, and ends behind its window; 6 came later.
     mailbox.entries = mailbox.entries.filter(({ seq }) => seq < 5);
@@ -256,19 +254,19 @@ describe("links", () => {
     const receiver = receiverOn(mailbox);
     const [older, newer] = [new NotingLink(), new NotingLink()];
     mailbox.hold();
-    const first = receiver.open(older, 0, 9, REPLACED);
+    const first = receiver.open(older, 0, 9);
     await settled();
     expect(mailbox.reads.length).toBe(1);
-    const second = receiver.open(newer, 2, 9, REPLACED);
-    expect(older.closed).toBe(REPLACED);
+    const second = receiver.open(newer, 2, 9);
+    expect(older.closed?.code).toBe("replaced");
     mailbox.release();
     await Promise.all([first, second]);
     expect([older.told, newer.told]).toEqual([[], [3]]);
     const [third, fourth] = [new NotingLink(), new NotingLink()];
     mailbox.hold();
-    const again = [receiver.open(third, 1, 9, REPLACED)];
+    const again = [receiver.open(third, 1, 9)];
     await settled();
-    again.push(receiver.open(fourth, 1, 9, REPLACED));
+    again.push(receiver.open(fourth, 1, 9));
     mailbox.release();
     await Promise.all(again);
     expect([third.told, fourth.told]).toEqual([[], [2, 3]]);
@@ -279,7 +277,7 @@ describe("links", () => {
     const receiver = receiverOn(mailbox);
     const link = new NotingLink();
     mailbox.hold();
-    const opening = receiver.open(link, undefined, 9, REPLACED);
+    const opening = receiver.open(link, undefined, 9);
     await settled();
     expect(mailbox.reads.length).toBe(1);
     receiver.close(link);
@@ -294,7 +292,7 @@ describe("links", () => {
     const receiver = receiverOn(mailbox);
     const link = new NotingLink();
     link.takes = false;
-    await receiver.open(link, undefined, 2, REPLACED);
+    await receiver.open(link, undefined, 2);
     expect(link.told).toEqual([1, 2]);
     receiver.acknowledged(receiver.settlements({ upto: 2 }, undefined));
     append(mailbox, receiver, 5);
@@ -312,7 +310,7 @@ describe("links", () => {
     const receiver = receiverOn(mailbox);
     const link = new NotingLink();
     link.takes = false;
-    await receiver.open(link, undefined, 32, REPLACED);
+    await receiver.open(link, undefined, 32);
     expect(link.told).toEqual([1, 2, 3, 4]);
     link.takes = true;
     await receiver.drained(link);
@@ -327,12 +325,12 @@ describe("links", () => {
     const receiver = receiverOn(mailbox);
     const link = new NotingLink();
     mailbox.failing = new HandoverError("store-unavailable", "The disk is gone.");
-    await receiver.open(link, undefined, 9, REPLACED);
+    await receiver.open(link, undefined, 9);
     expect(link.closed).toBe(mailbox.failing);
     expect(receiver.isConnected).toBe(false);
     mailbox.failing = undefined;
     const next = new NotingLink();
-    await receiver.open(next, undefined, 9, REPLACED);
+    await receiver.open(next, undefined, 9);
     expect(next.told).toEqual([1]);
   });
 
@@ -341,7 +339,7 @@ describe("links", () => {
     const receiver = receiverOn(mailbox);
     const link = new NotingLink();
     mailbox.hold();
-    const opening = receiver.open(link, undefined, 9, REPLACED);
+    const opening = receiver.open(link, undefined, 9);
     // Committed, and read by the page under way, before anybody was told.
     mailbox.entries.push(entryOf(2), entryOf(3));
     mailbox.head = 3;
@@ -364,7 +362,7 @@ describe("links", () => {
     const mailbox = new TestMailbox([]);
     const receiver = receiverOn(mailbox);
     const link = new NotingLink();
-    await receiver.open(link, undefined, 9, REPLACED);
+    await receiver.open(link, undefined, 9);
     const entries = [entryOf(1, 10, "other" as SessionId), entryOf(2, 10, "s" as SessionId), entryOf(3)];
     mailbox.head = 3;
     receiver.offer(
@@ -383,7 +381,7 @@ describe("polls", () => {
     const receiver = receiverOn(mailbox);
     const gateway = {
       async open(_identity: UserIdentity, link: Link, { cursor, window }: Resume): Promise<Channel> {
-        await receiver.open(link, cursor, window, REPLACED);
+        await receiver.open(link, cursor, window);
         const [id, epoch] = ["r" as ReceiverId, "e" as Epoch];
         const position = () => receiver.positionOf(link);
         return { receiver: id, epoch, head: () => mailbox.head, resumed: true, position, drained() {}, closed: () => receiver.close(link) };
@@ -412,7 +410,7 @@ describe("holds", () => {
     expect(receiver.settlements({ upto: 4 }, 4)).toEqual([{ kind: "acked-upto", upto: 4, except: [1, 3] }]);
     const link = new NotingLink();
     mailbox.hold();
-    const opening = receiver.open(link, 3, 9, REPLACED);
+    const opening = receiver.open(link, 3, 9);
     await settled();
     // 5 is handed again, and before that it is held no longer.
     expect([mailbox.releases, mailbox.reads, link.told]).toEqual([[3], [], []]);
@@ -424,9 +422,9 @@ describe("holds", () => {
     expect(link.told).toEqual([4, 5, 6]);
     expect(receiver.settlements({ upto: 6 }, undefined)).toEqual([{ kind: "acked-upto", upto: 6, except: [1, 3] }]);
     // Nothing to release: nothing is asked.
-    await receiver.open(new NotingLink(), 6, 9, REPLACED);
+    await receiver.open(new NotingLink(), 6, 9);
     expect(mailbox.releases).toEqual([3]);
-    await receiver.open(new NotingLink(), undefined, 9, REPLACED);
+    await receiver.open(new NotingLink(), undefined, 9);
     expect(mailbox.releases).toEqual([3, 0]);
     expect(receiver.settlements({ upto: 6 }, undefined)).toEqual([{ kind: "acked-upto", upto: 6, except: [] }]);
   });
@@ -434,7 +432,7 @@ describe("holds", () => {
   test("[H98] a hold counts at once, before the engine has it; it is told to the engine again when it is said again", async () => {
     const mailbox = new TestMailbox([1, 2, 3]);
     const receiver = receiverOn(mailbox);
-    await receiver.open(new NotingLink(), undefined, 9, REPLACED);
+    await receiver.open(new NotingLink(), undefined, 9);
     const hold = { kind: "held", receiver: "r", seqs: [2] };
     expect(receiver.settlements({ hold: [2, 9] }, undefined)).toEqual([hold]);
     expect(receiver.settlements({ upto: 3 }, undefined)).toEqual([{ kind: "acked-upto", upto: 3, except: [2] }]);
@@ -447,11 +445,11 @@ describe("holds", () => {
     mailbox.failingHeld = new HandoverError("store-unavailable", "The disk is gone.");
     const receiver = receiverOn(mailbox);
     const link = new NotingLink();
-    await receiver.open(link, 1, 9, REPLACED);
+    await receiver.open(link, 1, 9);
     expect([link.closed, link.told, receiver.isConnected]).toEqual([mailbox.failingHeld, [], false]);
     await expect(receiver.recall()).rejects.toBe(mailbox.failingHeld);
     mailbox.failingHeld = undefined;
-    await receiver.open(new NotingLink(), 1, 9, REPLACED);
+    await receiver.open(new NotingLink(), 1, 9);
     expect(receiver.settlements({ upto: 1 }, undefined)).toEqual([{ kind: "acked-upto", upto: 1, except: [1] }]);
   });
 });
@@ -475,7 +473,7 @@ describe("a mailbox on an engine", () => {
     );
     const receiver = mailbox.addReceiver("r" as ReceiverId, "s" as SessionId);
     const link = new NotingLink();
-    await receiver.open(link, undefined, 9, REPLACED);
+    await receiver.open(link, undefined, 9);
     head = 2;
     mailbox.ended([
       { seq: 1, id: "m1" as MessageId, ending: "expired" },

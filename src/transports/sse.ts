@@ -11,6 +11,8 @@ import type { Channel, Gateway, Link, Resume } from "../transport.ts";
 import { parseEventId, writeEvents, writeProblem, writeReturn } from "./sse/event.ts";
 
 const HEARTBEAT_MS = 15_000;
+/** How often it looks which streams are due for a heartbeat or their end. */
+const LOOK_MS = 500;
 /**
  * How long a stream lasts at most, and at least. It carries nothing back, so a peer that has vanished is known by this alone: it does not come back.
  * Not the same for all, so that those who came together do not go on together.
@@ -67,6 +69,28 @@ export function openStream(gateway: Gateway, identity: UserIdentity, resume: Res
   return { opened: link.open(gateway, identity, resume), abandon: () => link.abandon() };
 }
 
+/**
+ * The streams that have begun. One timer looks after all of them: thousands that each had their own would wake the process for every single one, and
+ * hold a timer's memory each.
+ */
+const streams = new Set<StreamLink>();
+let looking: NodeJS.Timeout | undefined;
+
+function lookAfter(stream: StreamLink): void {
+  streams.add(stream);
+  looking ??= setInterval(() => {
+    const nowMs = performance.now();
+    for (const each of streams) each.look(nowMs);
+  }, LOOK_MS);
+}
+
+function letGo(stream: StreamLink): void {
+  streams.delete(stream);
+  if (streams.size > 0) return;
+  clearInterval(looking);
+  looking = undefined;
+}
+
 class StreamLink implements Link {
   readonly kind = "sse";
   readonly #begin: () => Writable;
@@ -77,8 +101,10 @@ class StreamLink implements Link {
   #refusal: HandoverError | undefined;
   #isOpen = true;
   #expiry: NodeJS.Timeout | undefined;
-  #heartbeat: NodeJS.Timeout | undefined;
-  #renewal: NodeJS.Timeout | undefined;
+  /** When the next heartbeat is due, and when it is time to begin anew, ms by `performance.now()`. */
+  #beatAtMs = 0;
+  #renewAtMs = 0;
+  #renewEveryMs = 0;
   /** Events of this turn. */
   #outgoing: string[] = [];
   #outgoingLength = 0;
@@ -114,8 +140,11 @@ class StreamLink implements Link {
       this.#answer = this.#begin();
       // Who writes to a peer that has gone is told so here; that it has gone is known otherwise.
       this.#answer.on("error", () => {});
-      this.#heartbeat = setInterval(() => this.#beat(), HEARTBEAT_MS);
-      this.#renewal = setInterval(() => this.#renew(), MIN_STREAM_MS + Math.random() * (MAX_STREAM_MS - MIN_STREAM_MS));
+      this.#beatAtMs = performance.now() + HEARTBEAT_MS;
+      // What is due is seen up to a look later.
+      this.#renewEveryMs = MIN_STREAM_MS + Math.random() * (MAX_STREAM_MS - LOOK_MS - MIN_STREAM_MS);
+      this.#renewAtMs = performance.now() + this.#renewEveryMs;
+      lookAfter(this);
     }
     this.#write(writeEvents(frame, this.#epoch));
     // Blocked until it is drained, not merely until there is less.
@@ -146,6 +175,18 @@ class StreamLink implements Link {
     answer.once("close", () => clearTimeout(timer));
   }
 
+  /** Does what is due. */
+  look(nowMs: number): void {
+    if (nowMs >= this.#renewAtMs) {
+      this.#renewAtMs = nowMs + this.#renewEveryMs;
+      this.#renew();
+    }
+    if (nowMs >= this.#beatAtMs) {
+      this.#beatAtMs = nowMs + HEARTBEAT_MS;
+      this.#beat();
+    }
+  }
+
   abandon(): void {
     this.#outgoing = [];
     this.#finish();
@@ -154,8 +195,7 @@ class StreamLink implements Link {
   #finish(isReturning = false): void {
     this.#isOpen = false;
     clearTimeout(this.#expiry);
-    clearInterval(this.#heartbeat);
-    clearInterval(this.#renewal);
+    letGo(this);
     this.#channel?.closed(isReturning);
   }
 
@@ -183,7 +223,7 @@ class StreamLink implements Link {
 
   /** A comment, so that nobody on the way takes the connection for idle. What waits to be read is sign enough. */
   #beat(): void {
-    if (this.#answer?.writableLength === 0) this.#write(":\n\n");
+    if (this.#isOpen && this.#answer?.writableLength === 0) this.#write(":\n\n");
   }
 
   #write(text: string): void {
