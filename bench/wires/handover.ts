@@ -3,7 +3,7 @@
  * @module
  */
 import { once } from "node:events";
-import { get } from "node:http";
+import { type ClientRequest, get } from "node:http";
 import { SignJWT } from "jose";
 import { WebSocket } from "ws";
 import { type Body, type Hearing, type Receiver, RUN, type Sender, type Wire } from "../wire.ts";
@@ -199,11 +199,8 @@ async function sseReceiver(address: string, pair: number, hearing: Hearing): Pro
   const credential = await token(receiverName(pair));
   // For the acknowledgements: a browser, too, opens it with the first.
   let connection: HttpConnection | undefined;
-  const request = get(`${address}/v1/events?receiver=bench&window=1000`, {
-    agent: false,
-    headers: { Authorization: `Bearer ${credential}`, Accept: "text/event-stream" },
-  });
-  const [response] = await once(request, "response");
+  let isOpen = true;
+  let request: ClientRequest | undefined;
   let epoch = "";
   let upto = 0;
   let acked = 0;
@@ -221,7 +218,7 @@ async function sseReceiver(address: string, pair: number, hearing: Hearing): Pro
   };
   const isReady = Promise.withResolvers<void>();
   let rest = "";
-  response.setEncoding("utf8").on("data", (part: string) => {
+  const read = (part: string) => {
     const blocks = (rest + part).split("\n\n");
     rest = blocks.pop() ?? "";
     const bodies: Body[] = [];
@@ -241,13 +238,29 @@ async function sseReceiver(address: string, pair: number, hearing: Hearing): Pro
     if (bodies.length === 0) return;
     hearing.delivered(bodies);
     if (!isAcknowledging) void acknowledge();
-  });
-  response.on("error", () => {});
-  request.on("error", () => {});
+  };
+  // A stream lasts 23 to 28 s; an EventSource comes back within half a second.
+  const connect = async (): Promise<void> => {
+    const from = epoch === "" ? "" : `&epoch=${epoch}&cursor=${upto}`;
+    request = get(`${address}/v1/events?receiver=bench&window=1000${from}`, {
+      agent: false,
+      headers: { Authorization: `Bearer ${credential}`, Accept: "text/event-stream" },
+    });
+    request.on("error", () => {});
+    const [response] = await once(request, "response");
+    rest = "";
+    response.setEncoding("utf8").on("data", read);
+    response.on("error", () => {});
+    response.on("end", () => {
+      if (isOpen) setTimeout(() => isOpen && connect().catch(() => {}), Math.random() * 500);
+    });
+  };
+  await connect();
   await isReady.promise;
   return {
     close() {
-      request.destroy();
+      isOpen = false;
+      request?.destroy();
       connection?.close();
     },
   };
