@@ -163,6 +163,8 @@ class Sqlite implements SqliteEngine {
   /** Batches that the worker has, the one that it is at first. */
   readonly #sent: (readonly Asked[])[] = [];
   #isFlushPlanned = false;
+  /** Whether something is queued that waits for nothing but the worker. */
+  #isUrgent = false;
   #rideTimer: NodeJS.Timeout | undefined;
   #doneAtMs = Number.NEGATIVE_INFINITY;
   #withNews = new Set<LiveTail>();
@@ -466,10 +468,10 @@ class Sqlite implements SqliteEngine {
     };
     this.#queue[place === "first" ? "unshift" : "push"]({ op, weight, done, failed: reject });
     this.#queueWeight += weight;
+    if (place !== "rides") this.#isUrgent = true;
     if (!this.#mayFlush || this.#isFlushPlanned) return;
-    const isBusy = performance.now() - this.#doneAtMs < RIDE_MS;
-    if (place === "rides" && isBusy && this.#queueWeight < RIDE_WEIGHT) {
-      this.#rideTimer ??= setTimeout(() => this.#flush(), RIDE_MS);
+    if (this.#mayRide) {
+      this.#ride();
       return;
     }
     this.#isFlushPlanned = true;
@@ -478,6 +480,21 @@ class Sqlite implements SqliteEngine {
       this.#isFlushPlanned = false;
       this.#flush();
     });
+  }
+
+  /** Whether nothing is queued but a few acknowledgements, close behind a commit. */
+  get #mayRide(): boolean {
+    return !this.#isUrgent && this.#queueWeight < RIDE_WEIGHT && performance.now() - this.#doneAtMs < RIDE_MS;
+  }
+
+  /** They go with the next batch, or without one when they have waited. */
+  #ride(): void {
+    if (this.#queue.length === 0) return;
+    this.#rideTimer ??= setTimeout(() => {
+      this.#rideTimer = undefined;
+      this.#isUrgent = true;
+      this.#flush();
+    }, RIDE_MS);
   }
 
   get #isIdle(): boolean {
@@ -504,6 +521,7 @@ class Sqlite implements SqliteEngine {
     const batch = count === this.#queue.length ? this.#queue : this.#queue.slice(0, count);
     this.#queue = count === this.#queue.length ? [] : this.#queue.slice(count);
     this.#queueWeight -= weight;
+    this.#isUrgent = this.#queue.length > 0;
     this.#sent.push(batch);
     if (this.#sent.length === 1) this.#watchCommit();
     const ops = batch.map((asked) => asked.op);
@@ -542,7 +560,8 @@ class Sqlite implements SqliteEngine {
     if (this.#sent.length > 0) this.#watchCommit();
     this.#doneAtMs = performance.now();
     // The next batch first: the worker shall not wait while the results of this one are handed out.
-    this.#flush();
+    if (this.#mayRide) this.#ride();
+    else this.#flush();
     if (message.wrote) {
       this.commits += 1;
       const messages = batch.reduce((sum, { op }, place) => sum + countMessages(op, message.results[place]), 0);
