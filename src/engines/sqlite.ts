@@ -61,6 +61,8 @@ export interface SqliteOptions {
   readonly commitTimeoutMs?: number;
   /** Room on the disk that is kept for acknowledgements when it is full; more than what waits in the log and what one batch adds (worker.ts). */
   readonly reserveBytes?: number;
+  /** How long a few acknowledgements wait, close behind a commit, for a batch that they can go with, ms. */
+  readonly acknowledgementWaitMs?: number;
   /** The clock, ms since the Unix epoch. */
   readonly now?: () => number;
   /** Takes one line for the operator. */
@@ -98,7 +100,7 @@ const REST_STEP_MS = 20;
 const MAX_SENT = 2;
 const AHEAD_WEIGHT = 256;
 /**
- * A few acknowledgements wait so long for a batch that they can go with, ms. At a thousand messages a second each would otherwise be a batch and a
+ * A few acknowledgements wait so long for a batch that they can go with, unless it is set otherwise, ms. At a thousand messages a second each would otherwise be a batch and a
  * commit of its own, which cost as much as those of the message itself. Where nothing was done for as long, and where there are many, they go at once.
  */
 const RIDE_MS = 2;
@@ -149,6 +151,7 @@ class Sqlite implements SqliteEngine {
 
   readonly #workerOptions: WorkerOptions;
   readonly #commitTimeoutMs: number;
+  readonly #rideMs: number;
   readonly #now: () => number;
   readonly #log: (line: string) => void;
   readonly #committed: ((commit: CommitDone) => void) | undefined;
@@ -190,6 +193,7 @@ class Sqlite implements SqliteEngine {
       reserveBytes: options.reserveBytes ?? 8 * 1024 * 1024,
     };
     this.#commitTimeoutMs = options.commitTimeoutMs ?? 4_000;
+    this.#rideMs = options.acknowledgementWaitMs ?? RIDE_MS;
     this.#now = options.now ?? Date.now;
     this.#setBack = new SetBack(this.#now);
     this.#log = options.log ?? ((line) => console.error(line));
@@ -484,7 +488,7 @@ class Sqlite implements SqliteEngine {
 
   /** Whether nothing is queued but a few acknowledgements, close behind a commit. */
   get #mayRide(): boolean {
-    return !this.#isUrgent && this.#queueWeight < RIDE_WEIGHT && performance.now() - this.#doneAtMs < RIDE_MS;
+    return !this.#isUrgent && this.#queueWeight < RIDE_WEIGHT && performance.now() - this.#doneAtMs < this.#rideMs;
   }
 
   /** They go with the next batch, or without one when they have waited. */
@@ -494,7 +498,7 @@ class Sqlite implements SqliteEngine {
       this.#rideTimer = undefined;
       this.#isUrgent = true;
       this.#flush();
-    }, RIDE_MS);
+    }, this.#rideMs);
   }
 
   get #isIdle(): boolean {

@@ -104,8 +104,22 @@ test(
       }
     };
 
+    /** More than a fold takes in a quiet moment, in one commit, each for another user. */
+    const appendMuch = () => {
+      const many = Array.from({ length: 300 }, () => {
+        const id = nameOf(sent);
+        sent += 1;
+        return toItem(makeMessage(id, [`of-${id}`], { acceptedAtMs: nowMs }));
+      });
+      store.begin(nowMs);
+      store.run(["append", many], 0);
+      store.commit();
+    };
+
     for (; commit < COMMITS; commit += 1) {
       if (commit % FOLD_EVERY === FOLD_EVERY - 1 && store.isToFold(true)) {
+        // Once there is more than one fold takes, whatever the seed.
+        if (counts.folded === 0) for (let n = 0; n < 2; n += 1) appendMuch();
         store.fold();
         counts.folded += 1;
         if (store.isToFold(true)) counts["folded in part"] += 1;
