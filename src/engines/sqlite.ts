@@ -61,8 +61,6 @@ export interface SqliteOptions {
   readonly commitTimeoutMs?: number;
   /** Room on the disk that is kept for acknowledgements when it is full; more than what waits in the log and what one batch adds (worker.ts). */
   readonly reserveBytes?: number;
-  /** How long a few acknowledgements wait, close behind a commit, for a batch that they can go with, ms. */
-  readonly acknowledgementWaitMs?: number;
   /** The clock, ms since the Unix epoch. */
   readonly now?: () => number;
   /** Takes one line for the operator. */
@@ -99,12 +97,6 @@ const REST_STEP_MS = 20;
 /** Batches that the worker has at most; and how much must have come, in deliveries, to make one ahead: little of it shares the next sync instead. */
 const MAX_SENT = 2;
 const AHEAD_WEIGHT = 256;
-/**
- * A few acknowledgements wait so long for a batch that they can go with, unless it is set otherwise, ms. At a thousand messages a second each would otherwise be a batch and a
- * commit of its own, which cost as much as those of the message itself. Where nothing was done for as long, and where there are many, they go at once.
- */
-const RIDE_MS = 2;
-const RIDE_WEIGHT = 64;
 /** A page with so many gaps is full: whoever missed very much is told of it page by page. */
 const MAX_GAPS = 1_000;
 /** What a delivery takes in the file, its keys and its part of the indexes included; not more than this. */
@@ -131,13 +123,6 @@ interface Asked {
   readonly failed: (cause: HandoverError) => void;
 }
 
-/** Where in the next batch something is carried out: it may also wait for one that others make. */
-type Place = "first" | "last" | "rides";
-
-function isAcknowledgement({ kind }: Settlement): boolean {
-  return kind === "acked" || kind === "acked-upto";
-}
-
 interface LiveTail extends Tail {
   /** Whether the worker has carried out the attachment: it is told of what came after that. */
   isLive: boolean;
@@ -151,7 +136,6 @@ class Sqlite implements SqliteEngine {
 
   readonly #workerOptions: WorkerOptions;
   readonly #commitTimeoutMs: number;
-  readonly #rideMs: number;
   readonly #now: () => number;
   readonly #log: (line: string) => void;
   readonly #committed: ((commit: CommitDone) => void) | undefined;
@@ -166,10 +150,6 @@ class Sqlite implements SqliteEngine {
   /** Batches that the worker has, the one that it is at first. */
   readonly #sent: (readonly Asked[])[] = [];
   #isFlushPlanned = false;
-  /** Whether something is queued that waits for nothing but the worker. */
-  #isUrgent = false;
-  #rideTimer: NodeJS.Timeout | undefined;
-  #doneAtMs = Number.NEGATIVE_INFINITY;
   #withNews = new Set<LiveTail>();
   #watchdog: NodeJS.Timeout | undefined;
   #sweepTimer: NodeJS.Timeout | undefined;
@@ -193,7 +173,6 @@ class Sqlite implements SqliteEngine {
       reserveBytes: options.reserveBytes ?? 8 * 1024 * 1024,
     };
     this.#commitTimeoutMs = options.commitTimeoutMs ?? 4_000;
-    this.#rideMs = options.acknowledgementWaitMs ?? RIDE_MS;
     this.#now = options.now ?? Date.now;
     this.#setBack = new SetBack(this.#now);
     this.#log = options.log ?? ((line) => console.error(line));
@@ -326,8 +305,7 @@ class Sqlite implements SqliteEngine {
   async #settle(user: UserId, changes: readonly Settlement[], session: SessionId): Promise<readonly Ended[]> {
     const op = ["settle", user, checkText(session, "session"), changes.map(toChange)] as const;
     const weight = changes.reduce((sum, change) => sum + ("seqs" in change ? change.seqs.length : 10), 1);
-    const place = changes.every(isAcknowledgement) ? "rides" : "last";
-    return (await this.#call<ResultOf["settle"]>(op, weight, place)).map(toEnded);
+    return (await this.#call<ResultOf["settle"]>(op, weight)).map(toEnded);
   }
 
   async #detach(tail: LiveTail): Promise<void> {
@@ -399,7 +377,7 @@ class Sqlite implements SqliteEngine {
     }
   }
 
-  #sweepStep(place: Place = "last"): Promise<boolean> {
+  #sweepStep(isFirst = false): Promise<boolean> {
     const setBackMs = this.#setBackMs;
     this.#setBackMs = null;
     return new Promise((resolve, reject) => {
@@ -412,7 +390,7 @@ class Sqlite implements SqliteEngine {
         this.#sweepAtMs = Number.POSITIVE_INFINITY;
         resolve(isMore);
       };
-      this.#ask(["sweep", setBackMs], 1_000, failed, take, place);
+      this.#ask(["sweep", setBackMs], 1_000, failed, take, isFirst);
     });
   }
 
@@ -421,7 +399,7 @@ class Sqlite implements SqliteEngine {
     const byMs = this.#setBack.take();
     if (byMs === 0) return;
     this.#setBackMs = (this.#setBackMs ?? 0) + byMs;
-    this.#sweepStep("first").then(
+    this.#sweepStep(true).then(
       (isMore) => isMore && this.#sweepBy(this.#now()),
       () => this.#sweepBy(this.#now() + 1_000),
     );
@@ -455,12 +433,12 @@ class Sqlite implements SqliteEngine {
     return this.#state === "failed";
   }
 
-  #call<R extends Result>(op: Op, weight: number, place: Place = "last"): Promise<R> {
-    return new Promise((resolve, reject) => this.#ask(op, weight, reject, (result: R) => resolve(result), place));
+  #call<R extends Result>(op: Op, weight: number): Promise<R> {
+    return new Promise((resolve, reject) => this.#ask(op, weight, reject, (result: R) => resolve(result)));
   }
 
   /** Queues an operation. `take` gets its result; `reject` why there is none. Never throws. */
-  #ask<R extends Result>(op: Op, weight: number, reject: (cause: HandoverError) => void, take: (result: R) => void, place: Place = "last"): void {
+  #ask<R extends Result>(op: Op, weight: number, reject: (cause: HandoverError) => void, take: (result: R) => void, isFirst = false): void {
     if (this.#state !== "open") {
       const why = this.#state === "failed" ? "has failed; the server must be started again" : this.#state === "new" ? "is not open yet" : "is closed";
       reject(new HandoverError("store-unavailable", `The store ${why}. Nothing was stored.`));
@@ -470,35 +448,15 @@ class Sqlite implements SqliteEngine {
       if (typeof result === "object" && result !== null && "refused" in result) reject(new HandoverError(result.refused, result.message));
       else take(result as R);
     };
-    this.#queue[place === "first" ? "unshift" : "push"]({ op, weight, done, failed: reject });
+    this.#queue[isFirst ? "unshift" : "push"]({ op, weight, done, failed: reject });
     this.#queueWeight += weight;
-    if (place !== "rides") this.#isUrgent = true;
     if (!this.#mayFlush || this.#isFlushPlanned) return;
-    if (this.#mayRide) {
-      this.#ride();
-      return;
-    }
     this.#isFlushPlanned = true;
     // At the end of this turn: what one read of the sockets brought goes together.
     setImmediate(() => {
       this.#isFlushPlanned = false;
       this.#flush();
     });
-  }
-
-  /** Whether nothing is queued but a few acknowledgements, close behind a commit. */
-  get #mayRide(): boolean {
-    return !this.#isUrgent && this.#queueWeight < RIDE_WEIGHT && performance.now() - this.#doneAtMs < this.#rideMs;
-  }
-
-  /** They go with the next batch, or without one when they have waited. */
-  #ride(): void {
-    if (this.#queue.length === 0) return;
-    this.#rideTimer ??= setTimeout(() => {
-      this.#rideTimer = undefined;
-      this.#isUrgent = true;
-      this.#flush();
-    }, this.#rideMs);
   }
 
   get #isIdle(): boolean {
@@ -513,8 +471,6 @@ class Sqlite implements SqliteEngine {
   #flush(): void {
     if (!this.#mayFlush || this.#queue.length === 0 || this.#isFailed()) return;
     this.#lookAtClock();
-    clearTimeout(this.#rideTimer);
-    this.#rideTimer = undefined;
     let weight = 0;
     let count = 0;
     for (const asked of this.#queue) {
@@ -525,7 +481,6 @@ class Sqlite implements SqliteEngine {
     const batch = count === this.#queue.length ? this.#queue : this.#queue.slice(0, count);
     this.#queue = count === this.#queue.length ? [] : this.#queue.slice(count);
     this.#queueWeight -= weight;
-    this.#isUrgent = this.#queue.length > 0;
     this.#sent.push(batch);
     if (this.#sent.length === 1) this.#watchCommit();
     const ops = batch.map((asked) => asked.op);
@@ -562,10 +517,8 @@ class Sqlite implements SqliteEngine {
     this.damages = message.damages;
     clearTimeout(this.#watchdog);
     if (this.#sent.length > 0) this.#watchCommit();
-    this.#doneAtMs = performance.now();
     // The next batch first: the worker shall not wait while the results of this one are handed out.
-    if (this.#mayRide) this.#ride();
-    else this.#flush();
+    this.#flush();
     if (message.wrote) {
       this.commits += 1;
       const messages = batch.reduce((sum, { op }, place) => sum + countMessages(op, message.results[place]), 0);
@@ -653,7 +606,6 @@ class Sqlite implements SqliteEngine {
     clearTimeout(this.#watchdog);
     clearTimeout(this.#sweepTimer);
     clearTimeout(this.#restTimer);
-    clearTimeout(this.#rideTimer);
   }
 
   /** The end of this engine: what is on the disk can be trusted, what will be written cannot. */

@@ -159,24 +159,6 @@ test("[E82] when more is asked for than one commit takes, it is done in the orde
   expect(left.map(({ id }) => id)).toEqual(ids.filter((_id, n) => n % each !== 0));
 });
 
-test("[E86] an acknowledgement that follows a commit closely goes with the next message; where none follows, it is committed without one", async () => {
-  const ROUNDS = 100;
-  const engine = await open();
-  const desk = await engine.attach(U, silent);
-  const before = engine.commits;
-  const acked: Promise<unknown>[] = [];
-  for (let seq = 1; seq <= ROUNDS; seq += 1) {
-    await engine.append([makeMessage(`ride-${String(seq).padStart(3, "0")}`, ["u"])]);
-    acked.push(desk.settle([{ kind: "acked", seqs: [seq] }], S));
-    // By itself it would be gone when the next message comes.
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-  await Promise.all(acked);
-  expect((await engine.totals()).acked).toBe(ROUNDS);
-  expect(engine.commits - before).toBeGreaterThan(ROUNDS);
-  expect(engine.commits - before).toBeLessThan(ROUNDS * 1.5);
-});
-
 test("[E48] a second process is told who holds the folder; the lock goes with the process, however it ends", async () => {
   const child = start(["hold", folder.dir]);
   await child.said("ready");

@@ -108,8 +108,7 @@ export class Store {
 
   #make(): Swept {
     const options = { mailboxMaxMessages: CAP, maxAttempts: MAX_ATTEMPTS };
-    // Time stands still here: nothing that is waited for may wait for it.
-    const durable = { ...options, dir: this.#dir, reserveBytes: 65_536, commitTimeoutMs: 600_000, acknowledgementWaitMs: 0 };
+    const durable = { ...options, dir: this.#dir, reserveBytes: 65_536, commitTimeoutMs: 600_000 };
     return this.#watched(this.name === "memory" ? memoryEngine(options) : sqliteEngine(durable));
   }
 
