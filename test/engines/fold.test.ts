@@ -5,6 +5,8 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 import type { AppendResult, Op, Result, WorkerOptions } from "../../src/engines/sqlite/call.ts";
 import { checksumOfKey } from "../../src/engines/sqlite/checksum.ts";
 import { examineFolder, repair } from "../../src/engines/sqlite/doctor.ts";
+import { numberOf } from "../../src/engines/sqlite/fold.ts";
+import { nameOfKey } from "../../src/engines/sqlite/fresh.ts";
 import { openDatabase } from "../../src/engines/sqlite/open.ts";
 import { rootsOfAll } from "../../src/engines/sqlite/salvage.ts";
 import { type Db, databaseFile, MIGRATIONS, migrate } from "../../src/engines/sqlite/schema.ts";
@@ -47,7 +49,8 @@ function batch(...ops: readonly Op[]): Result[] {
 const nameOf = (n: number) => `m${String(n).padStart(6, "0")}`;
 const keyed = (id: string, key: string) => toItem(makeMessage(id, ["u"], { acceptedAtMs: nowMs, idempotency: { key, hash: "h" } }));
 const rows = (table: string) => Number(db.prepare(`SELECT count(*) FROM ${table}`).pluck().get());
-const left = () => ({ deliveries: rows("deliveries"), idempotency: rows("idempotency"), folds: rows("folds") });
+/** A key has a row of its own, or is in a fold and has a number by which it is found. */
+const left = () => ({ deliveries: rows("deliveries"), keys: rows("idempotency") + rows("folded_keys"), folds: rows("folds") });
 const repeat = (key: string) => {
   store.begin(nowMs);
   const [result] = store.run(["append", [keyed("zzz", key)]], 0) as readonly AppendResult[];
@@ -61,9 +64,14 @@ function sweep(): void {
 
 /** Stores mail with keys, acknowledges all, and gives it its rows. */
 function fold(count: number, from = 0): void {
+  append(count, from);
+  while (store.isToFold(true)) store.fold();
+}
+
+/** Stores mail with keys, and acknowledges all. */
+function append(count: number, from: number): void {
   batch(["append", Array.from({ length: count }, (_none, n) => keyed(nameOf(from + n), `key-${from + n}`))]);
   batch(["settle", "u", "s", [["acked-upto", Number.MAX_SAFE_INTEGER, []]]]);
-  while (store.isToFold(true)) store.fold();
 }
 
 test("[E83] what was acknowledged while it was fresh is known for 24 hours, its key too, and then it is gone from the file, in steps", () => {
@@ -74,7 +82,7 @@ test("[E83] what was acknowledged while it was fresh is known for 24 hours, its 
   fold(COUNT);
   expect(repeat("k"), "byte for byte").toBe(fresh);
   const all = left();
-  expect(all).toMatchObject({ deliveries: COUNT + 1, idempotency: COUNT + 1 });
+  expect(all).toMatchObject({ deliveries: COUNT + 1, keys: COUNT + 1 });
   expect(db.prepare("SELECT count(*) FROM deliveries WHERE due_ms IS NOT NULL OR fold IS NULL").pluck().get()).toBe(0);
   nowMs += DAY_MS - 1;
   sweep();
@@ -85,7 +93,7 @@ test("[E83] what was acknowledged while it was fresh is known for 24 hours, its 
   batch(["sweep", null]);
   expect(before - rows("deliveries")).toBeLessThanOrEqual(1_000);
   sweep();
-  expect(left()).toEqual({ deliveries: 0, idempotency: 0, folds: 0 });
+  expect(left()).toEqual({ deliveries: 0, keys: 0, folds: 0 });
   expect(batch(["totals"])).toMatchObject([{ acked: COUNT + 1, unsettled: 0 }]);
 });
 
@@ -109,12 +117,22 @@ test("[E83] … a key that was used again stays, though the fold of the one befo
   expect(repeat("key-1")).toBe(answer);
   nowMs += DAY_MS + STROKE_MS;
   sweep();
-  expect(left()).toEqual({ deliveries: 0, idempotency: 0, folds: 0 });
+  expect(left()).toEqual({ deliveries: 0, keys: 0, folds: 0 });
 });
 
-test.each(["due_ms = 0", "keys = 'x' || keys", "keys = '[[1,2],3,null]'", "first = 'a', last = 'z', due_ms = 0", "n = n + 100"])(
-  "[E83] … a damaged row of a fold (%s) lets nothing go early, and stops nothing",
-  (damage) => {
+test.each([
+  { damage: "due_ms = 0", isKnown: true },
+  { damage: "first = 'a', last = 'z', due_ms = 0", isKnown: true },
+  { damage: "numbers = zeroblob(8)", isKnown: true },
+  { damage: "numbers = NULL, due_ms = due_ms - 3600000", isKnown: true },
+  { damage: "keys = 'x' || keys", isKnown: false },
+  { damage: "keys = replace(keys, 'key-7', 'key-8')", isKnown: false },
+  { damage: "keys = '[[1,2],3,null]'", isKnown: false },
+  { damage: "keys = '', numbers = NULL", isKnown: false },
+  { damage: "n = n + 100", isKnown: false },
+])(
+  "[E83] … a damaged row of a fold ($damage) lets nothing go early, and stops nothing; a key that it lost is said to be damaged",
+  ({ damage, isKnown }) => {
     open();
     fold(20);
     const answer = repeat("key-7");
@@ -122,18 +140,67 @@ test.each(["due_ms = 0", "keys = 'x' || keys", "keys = '[[1,2],3,null]'", "first
     sweep();
     nowMs += DAY_MS - 1;
     sweep();
-    expect(left()).toMatchObject({ deliveries: 20, idempotency: 20 });
-    expect(repeat("key-7")).toBe(answer);
+    expect(left()).toMatchObject({ deliveries: 20, keys: 20 });
+    const { damages } = store;
+    batch(["attach", "u"]);
+    store.begin(nowMs);
+    const [again] = store.run(["append", [keyed("zzz", "key-7")]], 0) as readonly AppendResult[];
+    expect(store.damages - damages).toBe(isKnown ? 0 : 1);
+    expect(store.log.join()).toMatch(
+      isKnown ? /^$/ : /An idempotency key of \/users\/alice is damaged on the disk: a repeat of its message is stored again/,
+    );
+    store.rollback();
+    expect(again).toEqual(isKnown ? answer : [21]);
     nowMs += STROKE_MS + 1;
     sweep();
-    const { deliveries, idempotency } = left();
+    const { deliveries, keys } = left();
     db.close();
     const { findings, notes } = examineFolder(options.dir);
     expect(findings).toEqual([]);
-    expect(notes.length).toBe(Number(deliveries > 0) + Number(idempotency > 0));
+    expect(notes.length).toBe(Number(deliveries > 0) + Number(keys > 0));
     open();
   },
 );
+
+test("[E86] a key whose number is another's already is found, and goes", () => {
+  open();
+  fold(10);
+  append(5, 10);
+  // As if key-3 had the number that key-10 is about to have.
+  const take = db.prepare("UPDATE folded_keys SET number = ? WHERE number = ?");
+  expect(take.run(numberOf(nameOfKey("/users/alice", "key-10")), numberOf(nameOfKey("/users/alice", "key-3"))).changes).toBe(1);
+  while (store.isToFold(true)) store.fold();
+  expect(rows("idempotency")).toBe(1);
+  for (let n = 4; n < 15; n += 1) expect(repeat(`key-${n}`)).toContain(`"id":"${nameOf(n)}"`);
+  nowMs += DAY_MS + STROKE_MS + 1;
+  sweep();
+  expect(left()).toMatchObject({ deliveries: 0, folds: 0 });
+  expect(rows("idempotency")).toBe(0);
+});
+
+test("[E86] the doctor says of keys in folds that cannot be found any more, and finds nothing wrong with those that can", () => {
+  open();
+  fold(300);
+  db.close();
+  expect(examineFolder(options.dir)).toMatchObject({ findings: [], notes: [] });
+  open();
+  db.prepare("DELETE FROM folded_keys WHERE number = ?").run(numberOf(nameOfKey("/users/alice", "key-7")));
+  db.close();
+  expect(examineFolder(options.dir).findings).toEqual([
+    "1 idempotency keys are not what was written: a repeat of their messages would be stored again",
+  ]);
+  open();
+});
+
+test("[E86] numbers of keys differ as those made by chance would", () => {
+  const numbers = new Set<number>();
+  for (let n = 0; n < 300_000; n += 1) numbers.add(numberOf(nameOfKey(`/users/${n % 7}`, `order-${n}`)));
+  expect(numbers.size).toBe(300_000);
+  // Even in their lower bits, by which a table would spread them.
+  const low = new Set([...numbers].map((number) => number % 65_536));
+  expect(low.size).toBeGreaterThan(64_000);
+  for (const number of numbers) if (!Number.isSafeInteger(number) || number < 0) throw new Error(`${number} is no number for a key`);
+});
 
 test("[E84] a repaired store keeps what folds held until its date, and then lets it go", () => {
   open();
@@ -146,7 +213,7 @@ test("[E84] a repaired store keeps what folds held until its date, and then lets
   expect(repeat("key-7")).toBe(answer);
   nowMs += DAY_MS + 2 * STROKE_MS + 60_000;
   sweep();
-  expect(left()).toEqual({ deliveries: 0, idempotency: 0, folds: 0 });
+  expect(left()).toEqual({ deliveries: 0, keys: 0, folds: 0 });
 });
 
 test("[E85] the trees of a store begin where a repair looks for them, of every version, whatever is in it", () => {
@@ -203,8 +270,42 @@ test("[E85] … and a store of version 5 with keys and states of its own goes on
   expect(repeat("k")).toBe(answer);
   nowMs = dueMs - 1;
   sweep();
-  expect(left()).toMatchObject({ deliveries: 6, idempotency: 6 });
+  expect(left()).toMatchObject({ deliveries: 6, keys: 6 });
   nowMs = dueMs;
   sweep();
-  expect(left()).toMatchObject({ deliveries: 5, idempotency: 5 });
+  expect(left()).toMatchObject({ deliveries: 5, keys: 5 });
+});
+
+test("[E85] … and so does one of version 6, whose folds have names of keys that have rows", () => {
+  const file = databaseFile(folder.dir);
+  options = { ...options, dir: folder.dir };
+  const old = new Database(file);
+  old.pragma("auto_vacuum = INCREMENTAL");
+  migrate(old, folder.dir, 6);
+  const answer = JSON.stringify({ id: "old", time: new Date(nowMs).toISOString(), ttl: 60, recipients: ["u"] });
+  const inShort = JSON.stringify(["old", nowMs, 60, "u"]);
+  const dueMs = nowMs + 3_600_000;
+  old.prepare("INSERT INTO folds (n, due_ms, first, last, keys) VALUES (1, ?, 'old', 'old', '[[\"/users/alice\",\"k\"]]')").run(dueMs);
+  old
+    .prepare("INSERT INTO idempotency (source, key, hash, accepted, due_ms, checksum, fold) VALUES ('/users/alice', 'k', 'h', ?, ?, ?, 1)")
+    .run(inShort, dueMs, checksumOfKey("/users/alice", "k", "h", inShort, dueMs));
+  old
+    .prepare(
+      `INSERT INTO deliveries (message, mailbox, seq, source, bytes, attempts, expires_ms, ending, ended_ms, fold)
+        VALUES ('old', 1, 1, '/users/alice', 9, 1, ?, 'acked', ?, 1)`,
+    )
+    .run(dueMs, dueMs - DAY_MS);
+  old.close();
+  open();
+  fold(5);
+  expect(repeat("k")).toBe(answer);
+  db.close();
+  expect(examineFolder(options.dir)).toMatchObject({ notes: [] });
+  open();
+  nowMs = dueMs - 1;
+  sweep();
+  expect(left()).toEqual({ deliveries: 6, keys: 6, folds: 2 });
+  nowMs = dueMs;
+  sweep();
+  expect(left()).toEqual({ deliveries: 5, keys: 5, folds: 1 });
 });

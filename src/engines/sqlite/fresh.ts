@@ -391,13 +391,23 @@ export function nameOfKey(source: string, key: string): string {
   return `${source}\n${key}`;
 }
 
-/** The row of a message's idempotency key: source, key, hash, the answer in short, due_ms, checksum; undefined where it has none. */
-export function keyOf(mail: FreshMail, user: string): readonly [string, string, string, string, number, number] | undefined {
+/** The row of a message's idempotency key, as {@link keyRow}; undefined where it has none. */
+export function keyOf(mail: FreshMail, user: string): ReturnType<typeof keyRow> | undefined {
   const { source, key, hash, key_due_ms } = mail;
-  if (key === null) return undefined;
-  const { message, accepted_ms, ttl } = mail;
-  const answer = JSON.stringify([message, accepted_ms, ttl, user]);
-  return [source, key, hash ?? "", answer, key_due_ms, checksumOfKey(source, key, hash ?? "", answer, key_due_ms)];
+  return key === null ? undefined : keyRow(source, key, hash ?? "", mail, user, key_due_ms);
+}
+
+/** A row of an idempotency key: source, key, hash, the answer in short, due_ms, checksum. */
+export function keyRow(
+  source: string,
+  key: string,
+  hash: string,
+  { message, accepted_ms, ttl }: Pick<FreshMail, "message" | "accepted_ms" | "ttl">,
+  user: string,
+  dueMs: number,
+): readonly [string, string, string, string, number, number] {
+  const accepted = JSON.stringify([message, accepted_ms, ttl, user]);
+  return [source, key, hash, accepted, dueMs, checksumOfKey(source, key, hash, accepted, dueMs)];
 }
 
 /** The answer to whoever sent it, as it is repeated for its idempotency key. */

@@ -8,6 +8,7 @@ export class RowsInserted {
   readonly #one: Statement<unknown[]>;
   readonly #many: Statement<unknown[]>;
   #rows: (readonly unknown[])[] = [];
+  #changes = 0;
 
   /** @param many  takes the values of {@link MANY} rows */
   constructor(one: Statement<unknown[]>, many: Statement<unknown[]>) {
@@ -18,13 +19,14 @@ export class RowsInserted {
   add(row: readonly unknown[]): void {
     this.#rows.push(row);
     if (this.#rows.length < MANY) return;
-    this.#many.run(...this.#rows.flat());
+    this.#changes += this.#many.run(...this.#rows.flat()).changes;
     this.#rows = [];
   }
 
-  /** To be called after the last one. */
-  end(): void {
-    for (const row of this.#rows) this.#one.run(...row);
+  /** To be called after the last one. @returns how many rows there are more than before the first */
+  end(): number {
+    for (const row of this.#rows) this.#changes += this.#one.run(...row).changes;
     this.#rows = [];
+    return this.#changes;
   }
 }

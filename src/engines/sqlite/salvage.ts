@@ -7,6 +7,7 @@ import { crc32 } from "node:zlib";
 import Database from "better-sqlite3";
 import { ENDINGS } from "./call.ts";
 import { checksumOfDelivery, checksumOfKey, checksumOfMailbox } from "./checksum.ts";
+import { keysOf, rowOf } from "./fold.ts";
 import { keyOf, replayFresh } from "./fresh.ts";
 import { Pages, type Value } from "./page.ts";
 import { CHECKSUMS_SINCE, type Db, MIGRATIONS, migrate } from "./schema.ts";
@@ -26,7 +27,7 @@ export interface Salvaged {
 
 const DAY_MS = 24 * 3600_000;
 /** The columns of each table, in the order of the file. */
-const TABLES = ["meta", "totals", "mailboxes", "events", "deliveries", "idempotency", "sessions", "ended_sessions", "fresh"] as const;
+const TABLES = ["meta", "totals", "mailboxes", "events", "deliveries", "idempotency", "sessions", "ended_sessions", "fresh", "folds"] as const;
 const USERS_INDEX = "sqlite_autoindex_mailboxes_1";
 
 /**
@@ -284,6 +285,11 @@ class Salvage {
       if (![source, key, hash, accepted].every((each) => typeof each === "string") || typeof dueMs !== "number") continue;
       const right = checksumOfKey(String(source), String(key), String(hash), String(accepted), dueMs);
       if (!this.#hasChecksums || checksum === right) taken += add.run(source, key, hash, accepted, dueMs, right).changes;
+    }
+    for (const { values } of this.#rows("folds", 6, true)) {
+      const [, , , , text, textChecksum] = values;
+      if (typeof text !== "string" || typeof textChecksum !== "number") continue;
+      for (const key of keysOf({ keys: text, keys_checksum: textChecksum }) ?? []) taken += add.run(...rowOf(key)).changes;
     }
     return taken;
   }

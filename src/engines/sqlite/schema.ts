@@ -93,6 +93,13 @@ export const MIGRATIONS: readonly string[] = [
   CREATE INDEX idempotency_due ON idempotency (due_ms) WHERE fold IS NULL;
   CREATE INDEX deliveries_delayed ON deliveries (due_ms) WHERE seq IS NULL AND ending IS NULL;
   `,
+  `
+  -- In which fold a key is, by a number made of it: fold.ts. From now on a fold has the keys themselves, and their numbers; older ones have no checksums.
+  ALTER TABLE folds ADD COLUMN keys_checksum INTEGER;
+  ALTER TABLE folds ADD COLUMN numbers BLOB;
+  ALTER TABLE folds ADD COLUMN numbers_checksum INTEGER;
+  CREATE TABLE folded_keys (number INTEGER PRIMARY KEY, fold INTEGER NOT NULL) STRICT;
+  `,
 ];
 
 /** The version whose rows have checksums. */
@@ -103,6 +110,9 @@ export const FRESH_SINCE = 5;
 
 /** The version in which what was acknowledged while it was fresh goes together. */
 export const FOLDS_SINCE = 6;
+
+/** The version whose folds have the keys themselves. */
+export const FOLDED_KEYS_SINCE = 7;
 
 /** Why a store cannot be opened: a sentence for the operator. */
 export class CannotOpen extends Error {}

@@ -21,8 +21,8 @@ const addAcked = (
   rows: number,
 ) => `INSERT OR FAIL INTO deliveries (message, mailbox, seq, source, bytes, attempts, expires_ms, ending, ended_ms, fold)
     VALUES ${Array(rows).fill("(?, ?, ?, ?, ?, 1, ?, 'acked', ?, ?)").join(", ")}`;
-const addKeys = (rows: number) => `INSERT OR FAIL INTO idempotency (source, key, hash, accepted, due_ms, checksum, fold)
-    VALUES ${Array(rows).fill("(?, ?, ?, ?, ?, ?, ?)").join(", ")}`;
+// IGNORE: what is there already is another key's.
+const addFoldedKeys = (rows: number) => `INSERT OR IGNORE INTO folded_keys (number, fold) VALUES ${Array(rows).fill("(?, ?)").join(", ")}`;
 
 /** Most rows that one step of a sweep or of a read looks at, so that others get their turn. */
 export const STEP_ROWS = 1_000;
@@ -81,20 +81,29 @@ export const SQL = {
     WHERE (d.message, d.mailbox) > (${TEXT}, ${INT}) ORDER BY d.message, d.mailbox LIMIT ${STEP_ROWS}`,
 
   key: "SELECT hash, accepted, due_ms, checksum FROM idempotency WHERE source = ? AND key = ?",
-  addKey: addKeys(1),
-  addKeys: addKeys(MANY),
+  addKey: "INSERT INTO idempotency (source, key, hash, accepted, due_ms, checksum, fold) VALUES (?, ?, ?, ?, ?, ?, ?)",
   dropKey: "DELETE FROM idempotency WHERE source = ? AND key = ?",
   dropKeys: `DELETE FROM idempotency WHERE (source, key) IN
     (SELECT source, key FROM idempotency WHERE due_ms <= ${INT} AND fold IS NULL ORDER BY due_ms LIMIT ${STEP_ROWS})`,
   nextKeyDue: "SELECT due_ms FROM idempotency WHERE fold IS NULL ORDER BY due_ms LIMIT 1",
 
-  addFold: "INSERT INTO folds (due_ms, first, last, keys) VALUES (?, ?, ?, ?)",
-  dueFold: `SELECT n, first, last, keys FROM folds WHERE due_ms <= ${INT} ORDER BY due_ms LIMIT 1`,
+  addFold: "INSERT INTO folds (due_ms, first, last, keys, keys_checksum, numbers, numbers_checksum) VALUES (?, ?, ?, ?, ?, ?, ?)",
+  dueFolds: `SELECT n, due_ms, first, last, keys, keys_checksum, numbers, numbers_checksum FROM folds WHERE due_ms <= ${INT} ORDER BY due_ms LIMIT ${INT}`,
   nextFoldDue: "SELECT due_ms FROM folds ORDER BY due_ms LIMIT 1",
   dropFold: "DELETE FROM folds WHERE n = ?",
   /** Each row is asked for its own date, too: what a damaged row of a fold says lets nothing go early. */
   dropFolded: `DELETE FROM deliveries WHERE message BETWEEN ${TEXT} AND ${TEXT} AND fold = ${INT} AND ending = 'acked' AND ended_ms <= ${INT}`,
-  dropFoldedKey: "DELETE FROM idempotency WHERE source = ? AND key = ? AND fold = ? AND due_ms <= ?",
+  /** It goes later. */
+  moveFold: "UPDATE folds SET due_ms = ?, numbers_checksum = NULL WHERE n = ?",
+  foldOfKey: "SELECT fold FROM folded_keys WHERE number = ?",
+  keysOfFold: "SELECT keys, keys_checksum FROM folds WHERE n = ?",
+  addFoldedKey: addFoldedKeys(1),
+  addFoldedKeys: addFoldedKeys(MANY),
+  dropFoldedKey: "DELETE FROM folded_keys WHERE number = ?",
+  /** One that was used again is in a later fold. */
+  dropFoldedKeyOf: "DELETE FROM folded_keys WHERE number = ? AND fold = ?",
+  /** Of a fold of version 6. */
+  dropFoldedRow: "DELETE FROM idempotency WHERE source = ? AND key = ? AND fold = ? AND due_ms <= ?",
 
   session: "SELECT until_ms FROM sessions WHERE session = ? AND user = ?",
   keepSession:
@@ -169,11 +178,22 @@ export interface FreshRow {
   readonly events: Buffer;
 }
 
+export interface KeyRow {
+  readonly hash: string;
+  readonly accepted: string;
+  readonly due_ms: number;
+  readonly checksum: number;
+}
+
 export interface FoldRow {
   readonly n: number;
+  readonly due_ms: number;
   readonly first: string;
   readonly last: string;
   readonly keys: string;
+  readonly keys_checksum: number | null;
+  readonly numbers: Buffer | null;
+  readonly numbers_checksum: number | null;
 }
 
 export interface WalkRow extends CheckedDelivery {
@@ -201,7 +221,7 @@ type Rows = {
   due: DeliveryRow;
   nextDue: { due_ms: number };
   nextKeyDue: { due_ms: number };
-  dueFold: FoldRow;
+  dueFolds: FoldRow;
   nextFoldDue: { due_ms: number };
   mail: MailRow;
   gaps: GapRow;
@@ -221,7 +241,9 @@ type Rows = {
   nextSessionDue: { due_ms: number };
   nextEndedDue: { due_ms: number };
   walk: WalkRow;
-  key: { hash: string; accepted: string; due_ms: number; checksum: number };
+  key: KeyRow;
+  foldOfKey: { fold: number };
+  keysOfFold: { keys: string; keys_checksum: number | null };
   totals: { name: string; n: number };
   commits: { n: number };
 };

@@ -29,22 +29,17 @@ import {
   type WorkerOptions,
 } from "./call.ts";
 import { checksumOfDelivery, checksumOfKey, isIntact } from "./checksum.ts";
+import { FoldBook } from "./fold.ts";
 import { answerOf, answerOfRow, FreshBook, type FreshMail, keyOf, nameOfKey } from "./fresh.ts";
 import { mergeGaps } from "./gap.ts";
 import { HoldBook } from "./hold.ts";
+import { DAY_MS, KEEP_DEAD_MS, KEEP_MS, strokeOf } from "./keep.ts";
 import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
 import { readMail, walkMail } from "./reading.ts";
-import { RowsInserted } from "./rows.ts";
 import { Damaged, type Db } from "./schema.ts";
 import { SessionBook } from "./session.ts";
-import { type DeliveryRow, type FoldRow, type MailboxRow, prepareAll, STEP_ROWS, type Statements } from "./statement.ts";
+import { type DeliveryRow, type MailboxRow, prepareAll, STEP_ROWS, type Statements } from "./statement.ts";
 
-const DAY_MS = 24 * 3600_000;
-/** How long the state of a settled message is known. */
-const KEEP_MS = DAY_MS;
-const KEEP_DEAD_MS = 7 * DAY_MS;
-/** What may be forgotten is forgotten in strokes of this, not each row on its own. */
-const STROKE_MS = 10_000;
 /** The longest delay that a nack may ask for: PROTOCOL.md. */
 const MAX_DELAY_MS = DAY_MS;
 /** How long it is remembered that a session has ended. */
@@ -83,6 +78,7 @@ export class Store {
   readonly #control: Readonly<Record<"begin" | "commit" | "rollback" | "mark" | "release" | "back", () => void>>;
   readonly #inTransaction: () => boolean;
   readonly #fresh: FreshBook;
+  readonly #folds: FoldBook;
   readonly #ledger: Ledger;
   readonly #sessions: SessionBook;
   readonly #holds: HoldBook;
@@ -98,6 +94,7 @@ export class Store {
     this.#options = options;
     this.#run = prepareAll(db);
     this.#fresh = new FreshBook(this.#run);
+    this.#folds = new FoldBook(this.#run);
     this.#ledger = new Ledger(this.#run, this.#fresh);
     this.#sessions = new SessionBook(this.#run);
     this.#holds = new HoldBook(this.#run, this.#ledger);
@@ -317,7 +314,7 @@ export class Store {
       const named = (hasRoom: boolean) => places.filter((place) => place.hasRoom === hasRoom).map((place) => place.user);
       const accepted = { id, time: new Date(acceptedAtMs).toISOString(), ttl: ttlSeconds, recipients: named(true) };
       const answer = JSON.stringify(taken === users.length ? accepted : { ...accepted, refused: named(false) });
-      const keyDueMs = this.#stroke(this.#nowMs + DAY_MS);
+      const keyDueMs = strokeOf(this.#nowMs + KEEP_MS);
       this.#run.addKey.run(source, key, hash, answer, keyDueMs, checksumOfKey(source, key, hash ?? "", answer, keyDueMs), null);
       this.#noteDue(keyDueMs);
     }
@@ -334,7 +331,7 @@ export class Store {
     box.head += 1;
     box.count += 1;
     box.bytes += bytes;
-    const key_due_ms = this.#stroke(this.#nowMs + DAY_MS);
+    const key_due_ms = strokeOf(this.#nowMs + KEEP_MS);
     this.#fresh.add({
       message,
       mailbox: box.id,
@@ -390,41 +387,7 @@ export class Store {
       this.#ledger.count(ended_ms === null ? UNSETTLED : FIRST_ENDING + ACKED, 1);
       this.#fresh.leave(mail);
     }
-    // In the order of their rows, so that those that go together lie together.
-    if (acked.length > 1) acked.sort((one, other) => (one.message < other.message ? -1 : 1));
-    for (let at = 0; at < acked.length; at += STEP_ROWS) this.#addFold(acked.slice(at, at + STEP_ROWS));
-    this.wrote = true;
-  }
-
-  /** Rows of acknowledged mail that go together: one row has their date, instead of an entry of an index for each. @param mails  ascending by id */
-  #addFold(mails: readonly FreshMail[]): void {
-    const [first, last] = [mails[0]?.message, mails.at(-1)?.message];
-    const keyed = mails.filter((mail) => mail.key !== null);
-    // Keys that were not made in order are put into their tree in order: that takes fewer steps.
-    keyed.sort((one, other) => ((one.keyName ?? "") < (other.keyName ?? "") ? -1 : 1));
-    let dueMs = 0;
-    for (const { ended_ms, key, key_due_ms } of mails) dueMs = Math.max(dueMs, (ended_ms ?? 0) + KEEP_MS, key === null ? 0 : key_due_ms);
-    dueMs = this.#stroke(dueMs);
-    const names = JSON.stringify(keyed.map(({ source, key }) => [source, key]));
-    const n = Number(this.#run.addFold.run(dueMs, first, last, names).lastInsertRowid);
-    const acked = new RowsInserted(this.#run.addAcked, this.#run.addAckedMany);
-    for (const { message, mailbox, seq, source, bytes, expires_ms, ended_ms } of mails)
-      acked.add([message, mailbox, seq, source, bytes, expires_ms, ended_ms, n]);
-    acked.end();
-    const keys = new RowsInserted(this.#run.addKey, this.#run.addKeys);
-    for (const mail of keyed) {
-      const key = keyOf(mail, this.#ledger.mailbox(mail.mailbox).user);
-      if (key) keys.add([...key, n]);
-    }
-    keys.end();
-    this.#noteDue(dueMs);
-  }
-
-  /** What was written together goes together. What of it has a date to come, since the fold's own is damaged, stays. */
-  #dropFold({ n, first, last, keys }: FoldRow): void {
-    this.#run.dropFolded.run(first, last, n, this.#nowMs - KEEP_MS);
-    for (const [source, key] of namesOf(keys)) this.#run.dropFoldedKey.run(source, key, n, this.#nowMs);
-    this.#run.dropFold.run(n);
+    if (acked.length > 0) this.#noteDue(this.#folds.add(acked, (mailbox) => this.#ledger.mailbox(mailbox).user));
     this.wrote = true;
   }
 
@@ -436,12 +399,14 @@ export class Store {
       // The new one takes its place: the older shall be in its rows first.
       this.#giveRows([fresh]);
     }
-    const known = this.#run.key.get(source, key);
+    const alone = this.#run.key.get(source, key);
+    const known = alone ?? this.#folds.find(source, key, keyName);
     if (!known) return undefined;
-    if (checksumOfKey(source, key, known.hash, known.accepted, known.due_ms) !== known.checksum)
+    if (known === "damaged" || checksumOfKey(source, key, known.hash, known.accepted, known.due_ms) !== known.checksum)
       this.#sayDamaged(`An idempotency key of ${source} is damaged on the disk: a repeat of its message is stored again.`);
     else if (known.due_ms > this.#nowMs) return { hash: known.hash, accepted: answerOfRow(known.accepted) };
-    this.#run.dropKey.run(source, key);
+    if (alone) this.#run.dropKey.run(source, key);
+    else this.#folds.forget(keyName);
     this.wrote = true;
     return undefined;
   }
@@ -575,7 +540,7 @@ export class Store {
 
   #admit(session: string, user: string, untilMs: number): boolean {
     if (this.#sessions.hasEnded(session, this.#nowMs)) return false;
-    const dueMs = this.#stroke(untilMs);
+    const dueMs = strokeOf(untilMs);
     if (this.#sessions.admit(session, user, dueMs)) {
       this.#noteDue(dueMs);
       this.wrote = true;
@@ -584,7 +549,7 @@ export class Store {
   }
 
   #endSession(session: string): EndResult {
-    const { users, dueMs } = this.#sessions.end(session, this.#nowMs, this.#stroke(this.#nowMs + REMEMBER_ENDED_MS));
+    const { users, dueMs } = this.#sessions.end(session, this.#nowMs, strokeOf(this.#nowMs + REMEMBER_ENDED_MS));
     this.#noteDue(dueMs);
     this.wrote = true;
     this.#holds.endSession(session);
@@ -615,11 +580,11 @@ export class Store {
     }
     const forgotten = FORGET.map(([drop]) => this.#run[drop].run(this.#nowMs).changes);
     if (rows.length > 0 || forgotten.some((n) => n > 0)) this.wrote = true;
-    const fold = this.#run.dueFold.get(this.#nowMs);
-    if (fold) this.#dropFold(fold);
+    const hasFold = this.#folds.dropDue(this.#nowMs);
+    if (hasFold) this.wrote = true;
     const nexts = [this.#run.nextDue.get(), this.#run.nextFoldDue.get(), ...FORGET.map(([, nextDue]) => this.#run[nextDue].get())];
     for (const next of nexts) if (next) this.#noteDue(next.due_ms);
-    return rows.length === STEP_ROWS || forgotten.includes(STEP_ROWS) || fold !== undefined;
+    return rows.length === STEP_ROWS || forgotten.includes(STEP_ROWS) || hasFold;
   }
 
   /** Gives one delivery its ending. @returns its number; what waited without one gets one, so that a resumer is told of the gap */
@@ -730,11 +695,7 @@ export class Store {
   }
 
   #keptUntil(ending: number): number {
-    return this.#stroke(this.#nowMs + (ending === DEAD ? KEEP_DEAD_MS : KEEP_MS));
-  }
-
-  #stroke(ms: number): number {
-    return Math.ceil(ms / STROKE_MS) * STROKE_MS;
+    return strokeOf(this.#nowMs + (ending === DEAD ? KEEP_DEAD_MS : KEEP_MS));
   }
 
   #noteDue(ms: number): void {
@@ -770,18 +731,6 @@ export class Store {
     if (!mark) return;
     this.happenings.length = mark.happenings;
     this.log.length = mark.log;
-  }
-}
-
-/** The keys that a fold names; what is not as it was written names none. */
-function namesOf(keys: string): readonly (readonly [string, string])[] {
-  try {
-    const names: unknown = JSON.parse(keys);
-    const isName = (name: unknown): name is [string, string] =>
-      Array.isArray(name) && name.every((part) => typeof part === "string") && name.length === 2;
-    return Array.isArray(names) ? names.filter(isName) : [];
-  } catch {
-    return [];
   }
 }
 

@@ -6,10 +6,11 @@ import { existsSync, rmSync, statSync } from "node:fs";
 import { crc32 } from "node:zlib";
 import Database from "better-sqlite3";
 import { type CheckedDelivery, checksumOfKey, checksumOfMailbox, isIntact, MAILBOX_COLUMNS } from "./checksum.ts";
+import { type FoldedKey, keysOf, numberOfKey } from "./fold.ts";
 import { readFresh } from "./fresh.ts";
 import { damageOfLog } from "./log.ts";
 import { readMark } from "./mark.ts";
-import { type Db, databaseFile, FOLDS_SINCE, FRESH_SINCE } from "./schema.ts";
+import { type Db, databaseFile, FOLDED_KEYS_SINCE, FOLDS_SINCE, FRESH_SINCE } from "./schema.ts";
 
 /** Most findings of one kind that are told. */
 const MAX_TOLD = 20;
@@ -165,6 +166,10 @@ export function damageOfRows(db: Db, version: number): Rows {
     count("idempotency keys have no date at which they go", leftovers, alone("idempotency"));
   }
   let keys = 0;
+  if (version >= FOLDED_KEYS_SINCE) {
+    count("idempotency keys have no date at which they go", leftovers, "SELECT count(*) FROM folded_keys WHERE fold NOT IN (SELECT n FROM folds)");
+    keys += damageOfFoldedKeys(db);
+  }
   const idempotency = db.prepare<[], { source: string; key: string; hash: string; accepted: string; due_ms: number; checksum: number }>(
     "SELECT source, key, hash, accepted, due_ms, checksum FROM idempotency",
   );
@@ -175,6 +180,24 @@ export function damageOfRows(db: Db, version: number): Rows {
   const said = Number(db.prepare("SELECT n FROM totals WHERE name = 'unsettled'").pluck().get());
   if (unsettled !== said) findings.push(`the store counts ${said} unsettled deliveries, and there are ${unsettled}`);
   return { findings, unreadable, leftovers };
+}
+
+/** How many keys of folds are not what was written, or would not be found though they should. */
+function damageOfFoldedKeys(db: Db): number {
+  let damaged = 0;
+  const nowMs = Date.now();
+  const fold = db.prepare<[number], number>("SELECT fold FROM folded_keys WHERE number = ?").pluck();
+  const row = db.prepare<[string, string]>("SELECT 1 FROM idempotency WHERE source = ? AND key = ?").pluck();
+  const folds = db.prepare<[], { n: number; keys: string; keys_checksum: number | null; mails: number }>(
+    "SELECT n, keys, keys_checksum, (SELECT count(*) FROM folded_keys WHERE fold = n) AS mails FROM folds",
+  );
+  for (const each of folds.all()) {
+    const keys = keysOf(each);
+    // One that was used again is in a later fold, and one whose number is another's has a row of its own.
+    const isFound = (key: FoldedKey) => key[7] <= nowMs || (fold.get(numberOfKey(key)) ?? 0) >= each.n || row.get(key[0], key[1]) !== undefined;
+    damaged += keys ? keys.filter((key) => !isFound(key)).length : Math.max(each.mails, 1);
+  }
+  return damaged;
 }
 
 /**

@@ -1,0 +1,219 @@
+/**
+ * Folds: what was acknowledged while it was fresh, in its form for the 24 hours in which it is still known. A fold has the date of up to
+ * {@link MAX_MAILS} messages, in place of an entry of an index for each, and their idempotency keys as one text. A key is found by a number made of
+ * it, which says in which fold to look: one small row for each key, in place of a large one. docs/decisions/0002 has the figures.
+ *
+ * In a store of version 6 a fold had the names of its keys only, and each key a row of its own; such folds have no checksums, and go with those rows.
+ * @module
+ */
+import { crc32 } from "node:zlib";
+import { type FreshMail, keyRow, nameOfKey } from "./fresh.ts";
+import { KEEP_MS, strokeOf } from "./keep.ts";
+import { RowsInserted } from "./rows.ts";
+import type { FoldRow, KeyRow, Statements } from "./statement.ts";
+
+/** More would make a repeat, for which its fold is read, and damage to the text, cost more; with fewer the dates cost more. */
+const MAX_MAILS = 250;
+/** So many go at a time, so that others get their turn. */
+const STEP_FOLDS = 4;
+
+/** A key in a fold: source, key, hash, and what it was answered with: message, when it was accepted, ttl, user; and when it goes. */
+export type FoldedKey = readonly [
+  source: string,
+  key: string,
+  hash: string,
+  message: string,
+  accepted_ms: number,
+  ttl: number,
+  user: string,
+  due_ms: number,
+];
+
+type FoldStatements = Pick<
+  Statements,
+  | "addFold"
+  | "addAcked"
+  | "addAckedMany"
+  | "addKey"
+  | "addFoldedKey"
+  | "addFoldedKeys"
+  | "foldOfKey"
+  | "keysOfFold"
+  | "dropFoldedKey"
+  | "dropFoldedKeyOf"
+  | "dropFoldedRow"
+  | "dropFolded"
+  | "dueFolds"
+  | "moveFold"
+  | "dropFold"
+>;
+
+export class FoldBook {
+  readonly #run: FoldStatements;
+
+  constructor(run: FoldStatements) {
+    this.#run = run;
+  }
+
+  /**
+   * Gives acknowledged fresh mail the rows that it keeps.
+   * @param userOf  whose a mailbox is
+   * @returns when the first of it goes, ms since the Unix epoch; infinite where there is none
+   */
+  add(mails: readonly FreshMail[], userOf: (mailbox: number) => string): number {
+    // In the order of their rows, so that those that go together lie together.
+    const sorted = [...mails].sort((one, other) => (one.message < other.message ? -1 : 1));
+    let firstMs = Number.POSITIVE_INFINITY;
+    for (let at = 0; at < sorted.length; at += MAX_MAILS) firstMs = Math.min(firstMs, this.#addOne(sorted.slice(at, at + MAX_MAILS), userOf));
+    return firstMs;
+  }
+
+  #addOne(mails: readonly FreshMail[], userOf: (mailbox: number) => string): number {
+    let dueMs = 0;
+    for (const { ended_ms, key, key_due_ms } of mails) dueMs = Math.max(dueMs, (ended_ms ?? 0) + KEEP_MS, key === null ? 0 : key_due_ms);
+    dueMs = strokeOf(dueMs);
+    const keys: FoldedKey[] = [];
+    for (const { source, key, hash, message, accepted_ms, ttl, mailbox, key_due_ms } of mails)
+      if (key !== null) keys.push([source, key, hash ?? "", message, accepted_ms, ttl, userOf(mailbox), key_due_ms]);
+    // Sorted, they are put into their tree, and taken out of it, from one end to the other.
+    const numbers = Float64Array.from(keys, numberOfKey).sort();
+    // A line for each: one is found without reading all.
+    const text = `[${keys.map((key) => JSON.stringify(key)).join(",\n")}]`;
+    const bytes = Buffer.from(numbers.buffer);
+    const n = Number(
+      this.#run.addFold.run(dueMs, mails[0]?.message, mails.at(-1)?.message, text, crc32(text), bytes, checksumOfNumbers(dueMs, bytes))
+        .lastInsertRowid,
+    );
+    const acked = new RowsInserted(this.#run.addAcked, this.#run.addAckedMany);
+    for (const { message, mailbox, seq, source, bytes, expires_ms, ended_ms } of mails)
+      acked.add([message, mailbox, seq, source, bytes, expires_ms, ended_ms, n]);
+    acked.end();
+    this.#addNumbers(n, numbers, keys);
+    return dueMs;
+  }
+
+  /** Rows by which the keys of a fold are found. Where a number is another key's already, which is next to never, the later key has a row of its own. */
+  #addNumbers(n: number, numbers: Float64Array, keys: readonly FoldedKey[]): void {
+    const rows = new RowsInserted(this.#run.addFoldedKey, this.#run.addFoldedKeys);
+    for (const number of numbers) rows.add([number, n]);
+    if (rows.end() === keys.length) return;
+    const taken = new Set<number>();
+    for (const key of keys) {
+      const number = numberOfKey(key);
+      if (!taken.has(number) && this.#run.foldOfKey.get(number)?.fold === n) taken.add(number);
+      else this.#run.addKey.run(...rowOf(key), null);
+    }
+  }
+
+  /** What a fold knows of a key; `damaged` where it is no longer what was written; undefined where no fold has it. */
+  find(source: string, key: string, keyName: string): KeyRow | "damaged" | undefined {
+    const number = numberOf(keyName);
+    const n = this.#run.foldOfKey.get(number)?.fold;
+    if (n === undefined) return undefined;
+    const fold = this.#run.keysOfFold.get(n);
+    if (!fold || crc32(fold.keys) !== fold.keys_checksum) return "damaged";
+    // In JSON, what is between quotation marks has no line break, and no quotation mark without a backslash before it.
+    const at = `\n${fold.keys.slice(1)}`.indexOf(`\n${JSON.stringify([source, key]).slice(0, -1)},`);
+    if (at < 0) {
+      // The number is another key's, then.
+      return keysOf(fold)?.some((each) => numberOfKey(each) === number) ? undefined : "damaged";
+    }
+    const [line = ""] = fold.keys.slice(at + 1).split("\n", 1);
+    const [, , hash, accepted, due_ms, checksum] = rowOf(JSON.parse(line.slice(0, -1)) as FoldedKey);
+    return { hash, accepted, due_ms, checksum };
+  }
+
+  /** A key that is found no more. */
+  forget(keyName: string): void {
+    this.#run.dropFoldedKey.run(numberOf(keyName));
+  }
+
+  /**
+   * Lets go of the first folds whose date has come, and of all that goes with them. What of it has a date to come, since the fold's own is damaged, stays.
+   * @returns whether there were any
+   */
+  dropDue(nowMs: number): boolean {
+    const folds = this.#run.dueFolds.all(nowMs, STEP_FOLDS);
+    for (const fold of folds) {
+      const { n, first, last } = fold;
+      this.#run.dropFolded.run(first, last, n, nowMs - KEEP_MS);
+      const latestMs = fold.keys_checksum === null ? this.#dropRows(fold, nowMs) : this.#dropNumbers(fold, nowMs);
+      // What it says of keys goes with it: not before the last of them.
+      if (latestMs > nowMs) this.#run.moveFold.run(strokeOf(latestMs), n);
+      else this.#run.dropFold.run(n);
+    }
+    return folds.length > 0;
+  }
+
+  /** @returns the last date of a key, ms since the Unix epoch; 0 where nothing says it */
+  #dropNumbers(fold: FoldRow, nowMs: number): number {
+    const { n, due_ms, numbers, numbers_checksum } = fold;
+    const isWhole = numbers !== null && numbers.length % 8 === 0 && checksumOfNumbers(due_ms, numbers) === numbers_checksum;
+    // Its own date or its numbers are not what was written: the keys say both, too.
+    const keys = isWhole ? [] : (keysOf(fold) ?? []);
+    const latestMs = keys.reduce((latest, key) => Math.max(latest, key[7]), 0);
+    if (latestMs > nowMs) return latestMs;
+    const all = isWhole ? new Float64Array(Uint8Array.from(numbers).buffer) : keys.map(numberOfKey);
+    for (const number of all) this.#run.dropFoldedKeyOf.run(number, n);
+    return latestMs;
+  }
+
+  /** Of a fold of version 6: keys with a date to come stay, without it. */
+  #dropRows({ n, keys }: FoldRow, nowMs: number): number {
+    for (const [source, key] of namesOf(keys)) this.#run.dropFoldedRow.run(source, key, n, nowMs);
+    return 0;
+  }
+}
+
+/** The keys of a fold; undefined where they are not what was written. Of version 6: none. */
+export function keysOf(fold: Pick<FoldRow, "keys" | "keys_checksum"> | undefined): readonly FoldedKey[] | undefined {
+  if (!fold) return undefined;
+  if (fold.keys_checksum === null) return [];
+  return crc32(fold.keys) === fold.keys_checksum ? (JSON.parse(fold.keys) as FoldedKey[]) : undefined;
+}
+
+/** The row that a key would have of its own: source, key, hash, accepted, due_ms, checksum. */
+export function rowOf([source, key, hash, message, accepted_ms, ttl, user, due_ms]: FoldedKey): ReturnType<typeof keyRow> {
+  return keyRow(source, key, hash, { message, accepted_ms, ttl }, user, due_ms);
+}
+
+function checksumOfNumbers(dueMs: number, numbers: Buffer): number {
+  return crc32(numbers, dueMs % 2 ** 32);
+}
+
+/** The names of keys that a fold of version 6 has; what is not as it was written names none. */
+function namesOf(text: string): readonly (readonly [string, string])[] {
+  try {
+    const names: unknown = JSON.parse(text);
+    const isName = (name: unknown): name is [string, string] =>
+      Array.isArray(name) && name.every((part) => typeof part === "string") && name.length === 2;
+    return Array.isArray(names) ? names.filter(isName) : [];
+  } catch {
+    return [];
+  }
+}
+
+/** By which a key is found: {@link numberOf} its name. */
+export function numberOfKey([source, key]: FoldedKey): number {
+  return numberOf(nameOfKey(source, key));
+}
+
+/**
+ * A number made of a key's name, of 52 bits. It only has to be another for nearly every name; two with the same one are both found.
+ * @see Fowler, Noll, Vo: FNV-1a; here two of them with different factors, and each mixed at the end
+ */
+export function numberOf(keyName: string): number {
+  let high = 0x811c9dc5;
+  let low = 0x2545f491;
+  for (let at = 0; at < keyName.length; at++) {
+    const unit = keyName.charCodeAt(at);
+    high = Math.imul(high ^ unit, 0x01000193);
+    low = Math.imul(low ^ unit, 0x5bd1e995);
+    low ^= low >>> 15;
+  }
+  high = Math.imul(high ^ (high >>> 16), 0x85ebca6b);
+  high ^= high >>> 13;
+  low = Math.imul(low ^ (low >>> 13), 0xc2b2ae35);
+  low ^= low >>> 16;
+  return (high >>> 6) * 2 ** 26 + (low >>> 6);
+}
