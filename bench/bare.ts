@@ -1,5 +1,5 @@
 /**
- * Servers of a few lines that store nothing, to compare with. `node bench/bare.ts relay | socketio | fastify | poll | sse | x0`; prints its address.
+ * Servers of a few lines that store nothing, to compare with. With what is idle they do what Handover does. `node bench/bare.ts relay | socketio | fastify | poll | sse | x0`; prints its address.
  * @module
  */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
@@ -16,12 +16,25 @@ interface X0Request {
 }
 
 const X0_SLEEP_MS = 1_000;
+/** As Handover has it: how often a peer is asked whether it is there, and how long a stream lasts. */
+const PING_MS = 20_000;
+const COMMENT_MS = 15_000;
+const MIN_STREAM_MS = 23_000;
+const MAX_STREAM_MS = 28_000;
 const host = "127.0.0.1";
 const say = (port: number) => console.log(`http://${host}:${port}`);
 
 function listen(respond: (request: IncomingMessage, response: ServerResponse) => void) {
   const server = createServer({ keepAliveTimeout: 0 }, respond).listen(0, host, () => say((server.address() as AddressInfo).port));
   return server;
+}
+
+function whole(request: IncomingMessage, take: (text: string) => void): void {
+  let text = "";
+  request.on("data", (part) => {
+    text += part;
+  });
+  request.on("end", () => take(text));
 }
 
 interface IoSocket {
@@ -42,6 +55,9 @@ const servers: Record<string, () => void> = {
         sockets.get((JSON.parse(text) as { to: string }).to)?.send(text);
       });
     });
+    setInterval(() => {
+      for (const socket of server.clients) socket.ping();
+    }, PING_MS);
   },
   socketio() {
     const { Server } = peer<{ Server: new (server: object, options: object) => { on(event: string, heard: (socket: IoSocket) => void): void } }>(
@@ -66,14 +82,24 @@ const servers: Record<string, () => void> = {
     });
     server.listen({ host, port: 0 }, () => say((server.server.address() as AddressInfo).port));
   },
-  /** Holds every poll, as a server does in which nothing happens. */
+  /** Holds every poll for as many seconds as it asks for, and has nothing for it then. */
   poll() {
-    listen((request) => request.resume());
+    listen((request, response) =>
+      whole(request, (text) => {
+        const { wait } = JSON.parse(text) as { wait: number };
+        setTimeout(() => response.writeHead(204).end(), wait * 1_000);
+      }),
+    );
   },
   sse() {
     listen((_request, response) => {
-      response.writeHead(200, { "content-type": "text/event-stream" });
-      response.write(": here\n\n");
+      response.writeHead(200, { "content-type": "text/event-stream" }).write(": here\n\n");
+      const beat = setInterval(() => response.write(":\n\n"), COMMENT_MS);
+      const end = setTimeout(() => response.end(), MIN_STREAM_MS + Math.random() * (MAX_STREAM_MS - MIN_STREAM_MS));
+      response.on("close", () => {
+        clearInterval(beat);
+        clearTimeout(end);
+      });
     });
   },
   /**
@@ -109,17 +135,13 @@ const servers: Record<string, () => void> = {
       }
       return { messages: null };
     };
-    listen((request, response) => {
-      let text = "";
-      request.on("data", (part) => {
-        text += part;
-      });
-      request.on("end", () => {
+    listen((request, response) =>
+      whole(request, (text) => {
         response.setHeader("Access-Control-Allow-Origin", "*").setHeader("Content-Type", "application/json; charset=UTF-8");
         if (request.method !== "POST") response.end();
         else void answer(JSON.parse(text) as X0Request).then((body) => response.end(JSON.stringify(body)));
-      });
-    });
+      }),
+    );
   },
 };
 

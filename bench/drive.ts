@@ -59,8 +59,11 @@ class Driving {
   }
 }
 
-/** @throws Error when a message was lost, came twice or out of order, or did not come in time */
-export async function drive(running: Running, wire: WireName, shape: Shape, timing: Timing): Promise<Run> {
+/**
+ * @param marked  told when the measured time begins and when it ends, for what else is to be read then
+ * @throws Error when a message was lost, came twice or out of order, or did not come in time
+ */
+export async function drive(running: Running, wire: WireName, shape: Shape, timing: Timing, marked: () => void = () => {}): Promise<Run> {
   const sockets = folder("progress");
   const sender = new Driving();
   const receiver = shape.receives ? new Driving() : undefined;
@@ -74,6 +77,7 @@ export async function drive(running: Running, wire: WireName, shape: Shape, timi
     await pause(timing.warmUpMs);
     const mark = async () => {
       const cpu = cpuMs(running.pids);
+      marked();
       const [of, to] = await Promise.all([sender.ask({ op: "mark" }), receiver?.ask({ op: "mark" })]);
       return { cpu, of, to };
     };

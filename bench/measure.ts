@@ -5,14 +5,37 @@
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 
-/** CPU time of whole processes, all threads of theirs included, ms (proc(5): utime and stime of stat, in ticks of 10 ms). */
+/** proc(5): the name, and utime and stime, in ticks of 10 ms. */
+function readStat(file: string): { readonly name: string; readonly ms: number } {
+  const text = readFileSync(file, "utf8");
+  const end = text.lastIndexOf(") ");
+  const fields = text.slice(end + 2).split(" ");
+  return { name: text.slice(text.indexOf("(") + 1, end), ms: (Number(fields[11]) + Number(fields[12])) * 10 };
+}
+
+/** CPU time of whole processes, all threads of theirs included, ms. */
 export function cpuMs(pids: readonly number[]): number {
-  let ticks = 0;
-  for (const pid of pids) {
-    const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1)?.split(" ") ?? [];
-    ticks += Number(fields[11]) + Number(fields[12]);
+  let sum = 0;
+  for (const pid of pids) sum += readStat(`/proc/${pid}/stat`).ms;
+  return sum;
+}
+
+/** What {@link threadsMs} calls the thread that a process began with. */
+export const MAIN_THREAD = "main";
+
+/** CPU time of the threads that a process has now, ms, by their names; those of one name together. */
+export function threadsMs(pid: number): ReadonlyMap<string, number> {
+  const threads = new Map<string, number>();
+  for (const id of readdirSync(`/proc/${pid}/task`)) {
+    try {
+      const { name, ms } = readStat(`/proc/${pid}/task/${id}/stat`);
+      const key = id === String(pid) ? MAIN_THREAD : name;
+      threads.set(key, (threads.get(key) ?? 0) + ms);
+    } catch {
+      // It has ended meanwhile.
+    }
   }
-  return ticks * 10;
+  return threads;
 }
 
 /** Memory of whole processes, kB (proc(5): VmRSS). */

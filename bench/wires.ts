@@ -22,6 +22,7 @@ const WIRES = {
   socketio: bare.socketIo,
   "plain-post": bare.plainPost,
   "bare-poll": bare.poll,
+  "bare-poll-60": bare.longestPoll,
   "bare-sse": bare.sse,
   mqtt,
   nats,

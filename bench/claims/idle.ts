@@ -8,7 +8,7 @@ const BESIDE = 5;
 export const idleReceivers: Claim = {
   name: "idle",
   title: "5,000 idle receivers",
-  text: "By how much the server's memory grew for each, and what holding them costs, over 20 s, in which each is asked once whether it is there. The SDK's polls wait 10 s; a client may ask for 60.",
+  text: "By how much the server's memory grew for each, and what holding them costs, over 20 s, in which each is asked once whether it is there. The SDK's polls wait 10 s; a client may ask for 60. The bare servers do with an idle receiver what Handover does, and nothing else: the same polls, streams that have comments and begin anew as often, a ping every 20 s by `ws`.",
   async run(bench) {
     const all = bench
       .wiresOf(HOLDERS)

@@ -53,7 +53,10 @@ export const barePoll: System = {
   title: "bare Node, held poll",
   version: process.version,
   guarantee: "nothing",
-  wires: [{ wire: "bare-poll", label: "" }],
+  wires: [
+    { wire: "bare-poll", label: "10 s" },
+    { wire: "bare-poll-60", label: "60 s" },
+  ],
   start: () => startBare("poll"),
 };
 

@@ -1,12 +1,11 @@
 /**
- * The wires of the bare servers (bare.ts): a relay by `ws`, Socket.IO, a POST to fastify.
+ * The wires of the bare servers (bare.ts): a relay by `ws`, Socket.IO, a POST to fastify, polls and streams in which nothing comes.
  * @module
  */
 import { once } from "node:events";
-import { get } from "node:http";
 import { WebSocket } from "ws";
 import type { Body, Hearing, Receiver, Sender, Wire } from "../wire.ts";
-import { HttpConnection } from "./http.ts";
+import { follow, HttpConnection } from "./http.ts";
 import { peer } from "./packages.ts";
 
 async function open(address: string, user: string): Promise<WebSocket> {
@@ -100,22 +99,35 @@ export const plainPost: Wire = {
   },
 };
 
-/** A request that waits for an answer which does not come. */
-export const poll: Wire = {
+/** Asks again at once, on the same connection. */
+const polling = (wait: number): Wire => ({
   async receiver(address): Promise<Receiver> {
     const connection = await HttpConnection.open(address);
-    connection.post("/poll", '{"receiver":"bench"}').catch(() => {});
-    return { close: () => connection.close() };
+    let isOpen = true;
+    const go = async () => {
+      while (isOpen) {
+        const { status, text } = await connection.post("/poll", `{"receiver":"bench","wait":${wait}}`);
+        if (status !== 204) throw new Error(`${status} ${text}`);
+      }
+    };
+    go().catch((thrown: unknown) => {
+      if (isOpen) throw thrown;
+    });
+    return {
+      close() {
+        isOpen = false;
+        connection.close();
+      },
+    };
   },
-};
+});
+export const poll = polling(10);
+export const longestPoll = polling(60);
 
 export const sse: Wire = {
-  async receiver(address): Promise<Receiver> {
-    const request = get(`${address}/events`, { agent: false });
-    const [response] = await once(request, "response");
-    response.resume();
-    request.on("error", () => {});
-    response.on("error", () => {});
-    return { close: () => request.destroy() };
-  },
+  receiver: (address) =>
+    follow(
+      () => ({ url: `${address}/events`, headers: {} }),
+      () => {},
+    ),
 };

@@ -3,11 +3,10 @@
  * @module
  */
 import { once } from "node:events";
-import { type ClientRequest, get } from "node:http";
 import { SignJWT } from "jose";
 import { WebSocket } from "ws";
 import { type Body, type Hearing, type Receiver, RUN, type Sender, type Wire } from "../wire.ts";
-import { HttpConnection } from "./http.ts";
+import { follow, HttpConnection } from "./http.ts";
 
 export const SECRET = "a secret for benchmarks, of more than 32 bytes";
 const MOST = 100;
@@ -199,8 +198,6 @@ async function sseReceiver(address: string, pair: number, hearing: Hearing): Pro
   const credential = await token(receiverName(pair));
   // For the acknowledgements: a browser, too, opens it with the first.
   let connection: HttpConnection | undefined;
-  let isOpen = true;
-  let request: ClientRequest | undefined;
   let epoch = "";
   let upto = 0;
   let acked = 0;
@@ -239,28 +236,19 @@ async function sseReceiver(address: string, pair: number, hearing: Hearing): Pro
     hearing.delivered(bodies);
     if (!isAcknowledging) void acknowledge();
   };
-  // A stream lasts 23 to 28 s; an EventSource comes back within half a second.
-  const connect = async (): Promise<void> => {
+  // A stream lasts 23 to 28 s.
+  const stream = await follow(() => {
     const from = epoch === "" ? "" : `&epoch=${epoch}&cursor=${upto}`;
-    request = get(`${address}/v1/events?receiver=bench&window=1000${from}`, {
-      agent: false,
-      headers: { Authorization: `Bearer ${credential}`, Accept: "text/event-stream" },
-    });
-    request.on("error", () => {});
-    const [response] = await once(request, "response");
     rest = "";
-    response.setEncoding("utf8").on("data", read);
-    response.on("error", () => {});
-    response.on("end", () => {
-      if (isOpen) setTimeout(() => isOpen && connect().catch(() => {}), Math.random() * 500);
-    });
-  };
-  await connect();
+    return {
+      url: `${address}/v1/events?receiver=bench&window=1000${from}`,
+      headers: { Authorization: `Bearer ${credential}`, Accept: "text/event-stream" },
+    };
+  }, read);
   await isReady.promise;
   return {
     close() {
-      isOpen = false;
-      request?.destroy();
+      stream.close();
       connection?.close();
     },
   };

@@ -1,13 +1,48 @@
 /**
- * HTTP/1.1 on one kept connection, one request at a time: no more than the driver needs, so that it costs little.
+ * HTTP/1.1 on one kept connection, one request at a time, and event streams: no more than the driver needs, so that it costs little.
  * @module
  */
 import { once } from "node:events";
+import { type ClientRequest, get } from "node:http";
 import { connect, type Socket } from "node:net";
 
 export interface Answer {
   readonly status: number;
   readonly text: string;
+}
+
+/** An EventSource that a stream has ended for comes back within half a second. */
+const RETURN_MS = 500;
+
+/**
+ * Reads an event stream, and the next one when it ends, each on a connection of its own. Resolves when the first has begun.
+ * @param next  asked before each stream
+ * @param read  takes the text as it comes
+ */
+export async function follow(
+  next: () => { readonly url: string; readonly headers: Readonly<Record<string, string>> },
+  read: (part: string) => void,
+): Promise<{ close(): void }> {
+  let isOpen = true;
+  let request: ClientRequest | undefined;
+  const connect = async (): Promise<void> => {
+    const { url, headers } = next();
+    request = get(url, { agent: false, headers });
+    request.on("error", () => {});
+    const [response] = await once(request, "response");
+    response.setEncoding("utf8").on("data", read);
+    response.on("error", () => {});
+    response.on("end", () => {
+      if (isOpen) setTimeout(() => isOpen && connect().catch(() => {}), Math.random() * RETURN_MS);
+    });
+  };
+  await connect();
+  return {
+    close() {
+      isOpen = false;
+      request?.destroy();
+    },
+  };
 }
 
 export class HttpConnection {
