@@ -1,9 +1,8 @@
 /** How long what has ended is known, and when it may be forgotten. */
 
-export const DAY_MS = 24 * 3600_000;
 /** The state of a settled message, and of an idempotency key. */
-export const KEEP_MS = DAY_MS;
-export const KEEP_DEAD_MS = 7 * DAY_MS;
+export const KEEP_MS = 24 * 3600_000;
+export const KEEP_DEAD_MS = 7 * KEEP_MS;
 /** What may be forgotten is forgotten in strokes of this, not each row on its own. */
 const STROKE_MS = 10_000;
 

@@ -33,13 +33,14 @@ import { FoldBook } from "./fold.ts";
 import { answerOf, answerOfRow, FreshBook, type FreshMail, keyOf, nameOfKey } from "./fresh.ts";
 import { mergeGaps } from "./gap.ts";
 import { HoldBook } from "./hold.ts";
-import { DAY_MS, KEEP_DEAD_MS, KEEP_MS, strokeOf } from "./keep.ts";
+import { KEEP_DEAD_MS, KEEP_MS, strokeOf } from "./keep.ts";
 import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
 import { readMail, walkMail } from "./reading.ts";
 import { Damaged, type Db } from "./schema.ts";
 import { SessionBook } from "./session.ts";
 import { type DeliveryRow, type MailboxRow, prepareAll, STEP_ROWS, type Statements } from "./statement.ts";
 
+const DAY_MS = 24 * 3600_000;
 /** The longest delay that a nack may ask for: PROTOCOL.md. */
 const MAX_DELAY_MS = DAY_MS;
 /** How long it is remembered that a session has ended. */
