@@ -1,4 +1,5 @@
 /** What is kept of acknowledged fresh mail, and when it goes: with a clock of the test's own. */
+import { randomUUID } from "node:crypto";
 import { join } from "node:path";
 import Database from "better-sqlite3";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -192,14 +193,16 @@ test("[E86] the doctor says of keys in folds that cannot be found any more, and 
   open();
 });
 
-test("[E86] numbers of keys differ as those made by chance would", () => {
-  const numbers = new Set<number>();
-  for (let n = 0; n < 300_000; n += 1) numbers.add(numberOf(nameOfKey(`/users/${n % 7}`, `order-${n}`)));
-  expect(numbers.size).toBe(300_000);
-  // Even in their lower bits, by which a table would spread them.
-  const low = new Set([...numbers].map((number) => number % 65_536));
-  expect(low.size).toBeGreaterThan(64_000);
-  for (const number of numbers) if (!Number.isSafeInteger(number) || number < 0) throw new Error(`${number} is no number for a key`);
+test("[E86] numbers of keys differ, and those of keys that count up lie beside each other", () => {
+  const numbers = (count: number, key: (n: number) => string) =>
+    Array.from({ length: count }, (_none, n) => numberOf(nameOfKey(`/users/${n % 7}`, key(n))));
+  for (const key of [(n: number) => `order-${n}`, (n: number) => `${n}-placed`, () => randomUUID(), (n: number) => n.toString(36)]) {
+    const all = numbers(200_000, key);
+    expect(new Set(all).size, key(4_711)).toBeGreaterThanOrEqual(199_998);
+    expect(all.every((number) => Number.isSafeInteger(number) && number >= 0 && number < 2 ** 52)).toBe(true);
+  }
+  const neighbours = Array.from({ length: 1_000 }, (_none, n) => numberOf(nameOfKey("/users/alice", `order-${7_000 + n}`)));
+  for (let n = 0; n < neighbours.length; n += 100) expect((neighbours[n + 99] ?? 0) - (neighbours[n] ?? 0)).toBeLessThan(2 ** 26);
 });
 
 test("[E84] a repaired store keeps what folds held until its date, and then lets it go", () => {
