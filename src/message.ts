@@ -7,17 +7,8 @@ import { V7Generator } from "uuidv7";
 import { requireSender, requireService, requireType, sourceOf } from "./auth.ts";
 import type { Addressed, EngineSupports, Recipient } from "./engine.ts";
 import { HandoverError } from "./errors.ts";
-import {
-  type Identity,
-  type MessageId,
-  type MessageRequest,
-  PROTOCOL,
-  type SessionId,
-  timeWriter,
-  type UserId,
-  writeData,
-  writeTime,
-} from "./protocol.ts";
+import { type Identity, type MessageId, type MessageRequest, PROTOCOL, type SessionId, type UserId, writeData } from "./protocol.ts";
+import { timeWriter, writeTime } from "./time.ts";
 
 /** Random numbers from the system, many at a time: one call for each id would cost more than the id. */
 const random = {

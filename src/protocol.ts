@@ -326,22 +326,6 @@ function refusedData(what: string): HandoverError {
   return new HandoverError("bad-request", `data holds ${what}; it could not be handed over unchanged.`);
 }
 
-/** Writes times, given in ms since the Unix epoch, as RFC 3339. Those of one batch are mostly the same one, which is written once. */
-export function timeWriter(): (ms: number) => string {
-  let lastMs = Number.NaN;
-  let lastTime = "";
-  return (ms) => {
-    if (ms !== lastMs) {
-      lastTime = new Date(ms).toISOString();
-      lastMs = ms;
-    }
-    return lastTime;
-  };
-}
-
-/** Writes the time at which something happened. */
-export const writeTime = timeWriter();
-
 /** Writes a delivery from the event's JSON text, without parsing that text. */
 export function writeDelivery({ seq, id, deliveryCount, event }: WritableEntry): Delivery {
   const text = `{"seq":${seq},"deliveryCount":${deliveryCount},"event":${event}}`;

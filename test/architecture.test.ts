@@ -38,7 +38,7 @@ function importsOf(file: string, text: string): Import[] {
 }
 
 const LAYERS: Readonly<Record<string, readonly string[]>> = {
-  L0: ["protocol.ts", "errors.ts", "answers.ts", "x0.ts"],
+  L0: ["protocol.ts", "errors.ts", "time.ts", "answers.ts", "x0.ts"],
   L1: ["engine.ts", "set-back.ts", "tail.ts", "transport.ts"],
   L2: ["jwks.ts", "auth.ts", "message.ts", "sessions.ts", "receiver.ts", "mailbox.ts", "metrics.ts", "hub.ts"],
   L4: [
@@ -138,4 +138,16 @@ test("[A5] only config.ts and the command read the environment; nothing exports 
   const reading = [...TEXTS].filter(([, text]) => /\bprocess\.env\b/.test(text.replace(/^\s*(\*|\/\/).*$/gm, ""))).map(([file]) => file);
   expect(reading.filter((file) => !["config.ts", "options.ts", "commands.ts"].includes(file))).toEqual([]);
   expect([...TEXTS].filter(([, text]) => /^export default\b/m.test(text)).map(([file]) => file)).toEqual([]);
+});
+
+test("[A6] the thread of the store loads no schemas: they take longer to load than a store takes to open", () => {
+  const loaded = new Set<string>();
+  const load = (file: string) => {
+    if (loaded.has(file)) return;
+    loaded.add(file);
+    for (const { to, typeOnly } of IMPORTS.get(file) ?? []) if (!typeOnly) load(to);
+  };
+  load("engines/sqlite/worker.ts");
+  expect(loaded).toContain("engines/sqlite/fresh.ts");
+  expect([...loaded].filter((each) => each.startsWith("typebox") || each === "protocol.ts")).toEqual([]);
 });

@@ -7,7 +7,7 @@
  * @module
  */
 import { crc32 } from "node:zlib";
-import { writeTime } from "../../protocol.ts";
+import { writeTime } from "../../time.ts";
 import type { AppendItem } from "./call.ts";
 import { type CheckedDelivery, checksumOfKey } from "./checksum.ts";
 import { Damaged, type Db } from "./schema.ts";

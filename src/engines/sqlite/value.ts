@@ -5,7 +5,8 @@
 import type { Accepted } from "../../answers.ts";
 import type { Addressed, Appended, Ended, Entry, Gap, MessageState, Recipient, SessionEnd, Settlement } from "../../engine.ts";
 import { HandoverError } from "../../errors.ts";
-import { type MessageId, type SessionId, type UserId, writeTime } from "../../protocol.ts";
+import type { MessageId, SessionId, UserId } from "../../protocol.ts";
+import { writeTime } from "../../time.ts";
 import {
   type AppendItem,
   type AppendResult,
