@@ -140,7 +140,7 @@ test("[A5] only config.ts and the command read the environment; nothing exports 
   expect([...TEXTS].filter(([, text]) => /^export default\b/m.test(text)).map(([file]) => file)).toEqual([]);
 });
 
-test("[A6] the thread of the store loads no schemas: they take longer to load than a store takes to open", () => {
+test("[A23] the thread of the store loads no schemas: they take longer to load than a store takes to open", () => {
   const loaded = new Set<string>();
   const load = (file: string) => {
     if (loaded.has(file)) return;
