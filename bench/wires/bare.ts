@@ -5,7 +5,7 @@
 import { once } from "node:events";
 import { WebSocket } from "ws";
 import type { Body, Hearing, Receiver, Sender, Wire } from "../wire.ts";
-import { follow, HttpConnection } from "./http.ts";
+import { follow, HttpConnection, pollOn } from "./http.ts";
 import { peer } from "./packages.ts";
 
 async function open(address: string, user: string): Promise<WebSocket> {
@@ -103,22 +103,10 @@ export const plainPost: Wire = {
 const polling = (wait: number): Wire => ({
   async receiver(address): Promise<Receiver> {
     const connection = await HttpConnection.open(address);
-    let isOpen = true;
-    const go = async () => {
-      while (isOpen) {
-        const { status, text } = await connection.post("/poll", `{"receiver":"bench","wait":${wait}}`);
-        if (status !== 204) throw new Error(`${status} ${text}`);
-      }
-    };
-    go().catch((thrown: unknown) => {
-      if (isOpen) throw thrown;
+    return pollOn(connection, async () => {
+      const { status, text } = await connection.post("/poll", `{"receiver":"bench","wait":${wait}}`);
+      if (status !== 204) throw new Error(`${status} ${text}`);
     });
-    return {
-      close() {
-        isOpen = false;
-        connection.close();
-      },
-    };
   },
 });
 export const poll = polling(10);

@@ -6,7 +6,7 @@ import { once } from "node:events";
 import { SignJWT } from "jose";
 import { WebSocket } from "ws";
 import { type Body, type Hearing, type Receiver, RUN, type Sender, type Wire } from "../wire.ts";
-import { follow, HttpConnection } from "./http.ts";
+import { follow, HttpConnection, pollOn } from "./http.ts";
 
 export const SECRET = "a secret for benchmarks, of more than 32 bytes";
 const MOST = 100;
@@ -166,7 +166,6 @@ interface PollAnswer {
 /** Acknowledges with the next poll. It counts when it is sent: its answer comes with the next mail only. */
 async function pollReceiver(address: string, pair: number, hearing: Hearing, waitSeconds = 10): Promise<Receiver> {
   const connection = await HttpConnection.open(address, await token(receiverName(pair)));
-  let isOpen = true;
   let position: { epoch?: string; cursor?: number; ack?: { upto: number } } = {};
   const poll = async (wait: number): Promise<void> => {
     const { status, text } = await connection.post("/v1/poll", JSON.stringify({ receiver: "bench", ...position, max: 1_000, wait }));
@@ -180,18 +179,7 @@ async function pollReceiver(address: string, pair: number, hearing: Hearing, wai
     queueMicrotask(() => hearing.acknowledged(answer.deliveries.length));
   };
   await poll(0);
-  const go = async () => {
-    while (isOpen) await poll(waitSeconds);
-  };
-  go().catch((thrown: unknown) => {
-    if (isOpen) throw thrown;
-  });
-  return {
-    close() {
-      isOpen = false;
-      connection.close();
-    },
-  };
+  return pollOn(connection, () => poll(waitSeconds));
 }
 
 async function sseReceiver(address: string, pair: number, hearing: Hearing): Promise<Receiver> {

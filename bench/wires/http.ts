@@ -45,6 +45,23 @@ export async function follow(
   };
 }
 
+/** Polls on a connection, one after the other, until it is closed. @param poll  one of them; what it throws before that ends the process */
+export function pollOn(connection: HttpConnection, poll: () => Promise<void>): { close(): void } {
+  let isOpen = true;
+  const go = async () => {
+    while (isOpen) await poll();
+  };
+  go().catch((thrown: unknown) => {
+    if (isOpen) throw thrown;
+  });
+  return {
+    close() {
+      isOpen = false;
+      connection.close();
+    },
+  };
+}
+
 export class HttpConnection {
   readonly #socket: Socket;
   readonly #head: string;

@@ -143,7 +143,6 @@ test.each([
     sweep();
     expect(left()).toMatchObject({ deliveries: 20, keys: 20 });
     const { damages } = store;
-    batch(["attach", "u"]);
     store.begin(nowMs);
     const [again] = store.run(["append", [keyed("zzz", "key-7")]], 0) as readonly AppendResult[];
     expect(store.damages - damages).toBe(isKnown ? 0 : 1);

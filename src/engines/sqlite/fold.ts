@@ -7,10 +7,10 @@
  * @module
  */
 import { crc32 } from "node:zlib";
-import { type FreshMail, keyRow, nameOfKey } from "./fresh.ts";
+import { answerOf, type FreshMail, keyRow, nameOfKey } from "./fresh.ts";
 import { KEEP_MS, strokeOf } from "./keep.ts";
 import { RowsInserted } from "./rows.ts";
-import type { FoldRow, KeyRow, Statements } from "./statement.ts";
+import type { FoldRow, Statements } from "./statement.ts";
 
 /** More would make a repeat, for which its fold is read, and damage to the text, cost more; with fewer the dates cost more. */
 const MAX_MAILS = 250;
@@ -28,6 +28,13 @@ export type FoldedKey = readonly [
   user: string,
   due_ms: number,
 ];
+
+/** What a key was used for: the hash of its message, the answer to its sender, and until when that is known. */
+export interface KnownKey {
+  readonly hash: string | null;
+  readonly answer: string;
+  readonly due_ms: number;
+}
 
 type FoldStatements = Pick<
   Statements,
@@ -106,7 +113,7 @@ export class FoldBook {
   }
 
   /** What a fold knows of a key; `damaged` where it is no longer what was written; undefined where no fold has it. */
-  find(source: string, key: string, keyName: string): KeyRow | "damaged" | undefined {
+  find(source: string, key: string, keyName: string): KnownKey | "damaged" | undefined {
     const number = numberOf(keyName);
     const n = this.#run.foldOfKey.get(number)?.fold;
     if (n === undefined) return undefined;
@@ -119,8 +126,8 @@ export class FoldBook {
       return keysOf(fold)?.some((each) => numberOfKey(each) === number) ? undefined : "damaged";
     }
     const [line = ""] = fold.keys.slice(at + 1).split("\n", 1);
-    const [, , hash, accepted, due_ms, checksum] = rowOf(JSON.parse(line.slice(0, -1)) as FoldedKey);
-    return { hash, accepted, due_ms, checksum };
+    const [, , hash, message, accepted_ms, ttl, user, due_ms] = JSON.parse(line.slice(0, -1)) as FoldedKey;
+    return { hash, answer: answerOf({ message, accepted_ms, ttl }, user), due_ms };
   }
 
   /** A key that is found no more. */

@@ -9,6 +9,7 @@ import { ENDINGS } from "./call.ts";
 import { checksumOfDelivery, checksumOfKey, checksumOfMailbox } from "./checksum.ts";
 import { keysOf, rowOf } from "./fold.ts";
 import { keyOf, replayFresh } from "./fresh.ts";
+import { KEEP_MS } from "./keep.ts";
 import { Pages, type Value } from "./page.ts";
 import { CHECKSUMS_SINCE, type Db, MIGRATIONS, migrate } from "./schema.ts";
 import type { FreshRow } from "./statement.ts";
@@ -25,7 +26,6 @@ export interface Salvaged {
   readonly unreadableCells: number;
 }
 
-const DAY_MS = 24 * 3600_000;
 /** The columns of each table, in the order of the file. */
 const TABLES = ["meta", "totals", "mailboxes", "events", "deliveries", "idempotency", "sessions", "ended_sessions", "fresh", "folds"] as const;
 const USERS_INDEX = "sqlite_autoindex_mailboxes_1";
@@ -241,7 +241,7 @@ class Salvage {
         addDelivery.run(message, mail.mailbox, seq, event, source, bytes, expires_ms, expires_ms, null, null, checksum);
       } else {
         acked += 1;
-        addDelivery.run(message, mail.mailbox, seq, null, source, bytes, expires_ms, ended_ms + DAY_MS, "acked", ended_ms, null);
+        addDelivery.run(message, mail.mailbox, seq, null, source, bytes, expires_ms, ended_ms + KEEP_MS, "acked", ended_ms, null);
       }
       const key = keyOf(mail, user);
       if (key) addKey.run(...key);
@@ -264,7 +264,7 @@ class Salvage {
       .prepare(
         "UPDATE deliveries SET due_ms = ? WHERE ending IS NOT NULL AND due_ms IS NULL AND message NOT IN (SELECT message FROM deliveries WHERE ending IS NULL)",
       )
-      .run(nowMs + DAY_MS);
+      .run(nowMs + KEEP_MS);
     // The checksum says nothing of this date; what is in its mailbox has to wait for its end only, and what a nack delays not longer than that.
     this.#into.exec("UPDATE deliveries SET due_ms = expires_ms WHERE ending IS NULL AND (seq IS NOT NULL OR due_ms IS NULL OR due_ms > expires_ms)");
     const boxes = this.#into.prepare<[], Parameters<typeof checksumOfMailbox>[0]>(

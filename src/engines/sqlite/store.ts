@@ -29,7 +29,7 @@ import {
   type WorkerOptions,
 } from "./call.ts";
 import { checksumOfDelivery, checksumOfKey, isIntact } from "./checksum.ts";
-import { FoldBook } from "./fold.ts";
+import { FoldBook, type KnownKey } from "./fold.ts";
 import { answerOf, answerOfRow, FreshBook, type FreshMail, keyOf, nameOfKey } from "./fresh.ts";
 import { mergeGaps } from "./gap.ts";
 import { HoldBook } from "./hold.ts";
@@ -38,7 +38,7 @@ import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
 import { readMail, walkMail } from "./reading.ts";
 import { Damaged, type Db } from "./schema.ts";
 import { SessionBook } from "./session.ts";
-import { type DeliveryRow, type MailboxRow, prepareAll, STEP_ROWS, type Statements } from "./statement.ts";
+import { type DeliveryRow, type KeyRow, type MailboxRow, prepareAll, STEP_ROWS, type Statements } from "./statement.ts";
 
 const DAY_MS = 24 * 3600_000;
 /** The longest delay that a nack may ask for: PROTOCOL.md. */
@@ -257,7 +257,7 @@ export class Store {
     const keyName = key === null ? null : nameOfKey(source, key);
     if (key !== null && keyName !== null) {
       const known = this.#knownKey(source, key, keyName);
-      if (known) return known.hash === hash ? known.accepted : CONFLICT;
+      if (known) return known.hash === hash ? known.answer : CONFLICT;
     }
     if (id > this.#lastMessage) this.#lastMessage = id;
     else if (this.#fresh.find(id) || this.#run.isMessage.get(id)) throw new Error(`message ${id} is there already`);
@@ -393,20 +393,20 @@ export class Store {
   }
 
   /** What an idempotency key was used for, while it is known. */
-  #knownKey(source: string, key: string, keyName: string): { readonly hash: string | null; readonly accepted: string } | undefined {
+  #knownKey(source: string, key: string, keyName: string): KnownKey | undefined {
     const fresh = this.#fresh.ofKey(keyName);
     if (fresh) {
-      if (fresh.key_due_ms > this.#nowMs) return { hash: fresh.hash, accepted: answerOf(fresh, this.#ledger.mailbox(fresh.mailbox).user) };
+      const { hash, key_due_ms: due_ms } = fresh;
+      if (due_ms > this.#nowMs) return { hash, answer: answerOf(fresh, this.#ledger.mailbox(fresh.mailbox).user), due_ms };
       // The new one takes its place: the older shall be in its rows first.
       this.#giveRows([fresh]);
     }
-    const alone = this.#run.key.get(source, key);
-    const known = alone ?? this.#folds.find(source, key, keyName);
+    const row = this.#run.key.get(source, key);
+    const known = row ? ofKeyRow(source, key, row) : this.#folds.find(source, key, keyName);
     if (!known) return undefined;
-    if (known === "damaged" || checksumOfKey(source, key, known.hash, known.accepted, known.due_ms) !== known.checksum)
-      this.#sayDamaged(`An idempotency key of ${source} is damaged on the disk: a repeat of its message is stored again.`);
-    else if (known.due_ms > this.#nowMs) return { hash: known.hash, accepted: answerOfRow(known.accepted) };
-    if (alone) this.#run.dropKey.run(source, key);
+    if (known === "damaged") this.#sayDamaged(`An idempotency key of ${source} is damaged on the disk: a repeat of its message is stored again.`);
+    else if (known.due_ms > this.#nowMs) return known;
+    if (row) this.#run.dropKey.run(source, key);
     else this.#folds.forget(keyName);
     this.wrote = true;
     return undefined;
@@ -733,6 +733,11 @@ export class Store {
     this.happenings.length = mark.happenings;
     this.log.length = mark.log;
   }
+}
+
+function ofKeyRow(source: string, key: string, { hash, accepted, due_ms, checksum }: KeyRow): KnownKey | "damaged" {
+  if (checksumOfKey(source, key, hash, accepted, due_ms) !== checksum) return "damaged";
+  return { hash, answer: answerOfRow(accepted), due_ms };
 }
 
 function damageOf(row: DeliveryRow): string {
