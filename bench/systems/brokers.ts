@@ -2,22 +2,15 @@
  * Brokers of Debian's packages, each started with a configuration, a folder and ports of its own.
  * @module
  */
-import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { freePort } from "../../test/support/port.ts";
+import { commandLine, howToHave, isThere, versionSaid } from "../debian.ts";
 import { adopt, folder, start } from "../start.ts";
 import type { Running, System } from "../system.ts";
 import { versionOf } from "../wires/packages.ts";
 
-/** What a program says of its version; undefined: it is not here. */
-function versionSaid(command: string, ...args: string[]): string | undefined {
-  const { stdout, stderr, error } = spawnSync(command, args, { encoding: "utf8" });
-  return error ? undefined : /\d+\.\d+\.\d+/.exec(`${stdout}${stderr}`)?.[0];
-}
-
-const absent = (version: string | undefined, name: string) =>
-  version === undefined ? `it is not on this machine: apt-get install ${name}` : undefined;
+const absent = (version: string | undefined, name: string) => (version === undefined ? howToHave(name) : undefined);
 
 const mosquittoVersion = versionSaid("mosquitto", "-h");
 export const mosquitto: System = {
@@ -45,7 +38,7 @@ export const mosquitto: System = {
       "user root",
     ];
     writeFileSync(join(own.path, "mosquitto.conf"), `${lines.join("\n")}\n`);
-    const program = await start({ command: "mosquitto", args: ["-c", join(own.path, "mosquitto.conf")], port });
+    const program = await start({ ...commandLine("mosquitto", ["-c", join(own.path, "mosquitto.conf")]), port });
     return stopping([program.pid], `ws://127.0.0.1:${port}`, own, program.stop);
   },
 };
@@ -62,8 +55,7 @@ function stopping(pids: readonly number[], address: string, own: { readonly path
   };
 }
 
-const NATS = process.env.NATS_SERVER ?? "nats-server";
-const natsVersion = versionSaid(NATS, "--version");
+const natsVersion = versionSaid("nats-server", "--version");
 const SYNC_SINCE = [2, 10];
 
 function jetStream(isSynced: boolean): System {
@@ -71,7 +63,7 @@ function jetStream(isSynced: boolean): System {
   const canSync = major > (SYNC_SINCE[0] ?? 0) || (major === SYNC_SINCE[0] && minor >= (SYNC_SINCE[1] ?? 0));
   const lacks =
     isSynced && !canSync
-      ? `sync_interval came with 2.10, and Debian 12 has ${natsVersion}; with NATS_SERVER=<path of a newer one> it runs`
+      ? `sync_interval came with 2.10, and this is ${natsVersion}; with the brokers of Debian 13 it runs (BROKERS_ROOT, docs/performance.md)`
       : undefined;
   return {
     name: isSynced ? "nats-sync" : "nats",
@@ -91,7 +83,7 @@ function jetStream(isSynced: boolean): System {
         `websocket { listen: "127.0.0.1:${webSocketPort}", no_tls: true }`,
       ];
       writeFileSync(join(own.path, "nats.conf"), lines.join("\n"));
-      const program = await start({ command: NATS, args: ["-c", join(own.path, "nats.conf")], port: webSocketPort });
+      const program = await start({ ...commandLine("nats-server", ["-c", join(own.path, "nats.conf")]), port: webSocketPort });
       return stopping([program.pid], `ws://127.0.0.1:${webSocketPort}`, own, program.stop);
     },
   };
@@ -100,7 +92,7 @@ export const nats = jetStream(false);
 export const natsSynced = jetStream(true);
 
 export const RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server";
-const rabbitVersion = existsSync(RABBITMQ) ? versionSaid("dpkg-query", "-W", "rabbitmq-server") : undefined;
+const rabbitVersion = isThere(RABBITMQ) ? versionSaid("dpkg-query", "-W", "rabbitmq-server") : undefined;
 
 /** A node of its own, as test/support/broker.ts has one. */
 export async function startRabbitMq(plugins: readonly string[] = []): Promise<Running & { readonly webSocketPort: number }> {
@@ -116,8 +108,7 @@ export async function startRabbitMq(plugins: readonly string[] = []): Promise<Ru
   ];
   writeFileSync(join(own.path, "rabbitmq.conf"), `loopback_users = none\n${plugins.length > 0 ? mqtt.join("\n") : ""}\n`);
   const program = await start({
-    command: RABBITMQ,
-    args: [],
+    ...commandLine(RABBITMQ, []),
     port: plugins.length > 0 ? webSocketPort : port,
     env: {
       PATH: process.env.PATH,
