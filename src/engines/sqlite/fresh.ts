@@ -18,11 +18,10 @@ const MIN_TTL_MS = 60_000;
 const MAX_AGE_MS = 30_000;
 /** Nor is a long one fresh: it would be written twice. Characters. */
 const MAX_LENGTH = 4_096;
-/** Fresh mail beyond this gets rows: the oldest, so much at a time. Where there is time, less of it at a time: who sends meanwhile waits for that. */
+/** Fresh mail beyond this gets rows: the oldest, about so much at a time, since who sends meanwhile waits for that. It is what one fold takes. */
 const MAX_MAILS = 16_384;
 const MAX_BYTES = 3 * 1_048_576;
-const STEP_MAILS = 2_048;
-const QUIET_STEP_MAILS = 256;
+const STEP_MAILS = 250;
 
 /** One message for one recipient, in the columns of its future rows. */
 export interface FreshMail extends CheckedDelivery {
@@ -183,11 +182,10 @@ export class FreshBook {
   /** The oldest mail, to be moved in this transaction: what the rows of those commits say is dropped with it. */
   takeOldest(): readonly FreshMail[] {
     const mails: FreshMail[] = [];
-    const step = this.isFull ? STEP_MAILS : QUIET_STEP_MAILS;
     for (;;) {
       // What this transaction has taken before is not taken again.
       const arrival = this.#arrivals[this.#dropping];
-      if (!arrival || mails.length >= step) break;
+      if (!arrival || (mails.length > 0 && mails.length + arrival.mails.length > STEP_MAILS)) break;
       this.#dropping += 1;
       for (const mail of arrival.mails) if (!mail.isMoved) mails.push(mail);
     }
