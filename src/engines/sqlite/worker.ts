@@ -31,8 +31,9 @@ import { Store } from "./store.ts";
  */
 const CHECKPOINT_PAGES = 1_000;
 const QUIET_CHECKPOINT_PAGES = 100;
-/** Free pages, at least this many and a quarter of the file, from which on the file is made smaller, so many at a step. */
-const FREE_PAGES = 1_024;
+/** Free pages, at least this many and a tenth of the file, from which on the file is made smaller, so many at a step. With fewer it would shrink and grow all day. */
+const FREE_PAGES = 256;
+const FREE_SHARE = 10;
 const VACUUM_PAGES = 256;
 
 /** What goes on when the disk is full: at first all, then no new mail, at last nothing that writes. */
@@ -182,7 +183,7 @@ class Desk {
       const free = Number(this.#db.pragma("freelist_count", { simple: true }));
       // With a full disk every page counts: what is given back makes room for the reserve, and so for new mail.
       const isWorth = this.#reserve.isThere
-        ? free >= FREE_PAGES && free * 4 >= Number(this.#db.pragma("page_count", { simple: true }))
+        ? free >= FREE_PAGES && free * FREE_SHARE >= Number(this.#db.pragma("page_count", { simple: true }))
         : free >= QUIET_CHECKPOINT_PAGES;
       if (!isWorth) return false;
       this.#db.exec(`PRAGMA incremental_vacuum(${VACUUM_PAGES})`);
