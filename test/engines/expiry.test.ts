@@ -97,7 +97,7 @@ test("[E78] 100,000 messages that expired in one mailbox cost nobody else anythi
     store.begin(nowMs);
     const results = ops.map((op, place) => store.run(op, place));
     store.commit();
-    happenings += store.happenings.length;
+    happenings += store.outcome.happenings.length;
     return { results, calls: work.calls - before.calls, rows: work.rows - before.rows };
   };
   let sent = 0;

@@ -142,11 +142,11 @@ test.each([
     nowMs += DAY_MS - 1;
     sweep();
     expect(left()).toMatchObject({ deliveries: 20, keys: 20 });
-    const { damages } = store;
+    const { damages } = store.outcome;
     store.begin(nowMs);
     const [again] = store.run(["append", [keyed("zzz", "key-7")]], 0) as readonly AppendResult[];
-    expect(store.damages - damages).toBe(isKnown ? 0 : 1);
-    expect(store.log.join()).toMatch(
+    expect(store.outcome.damages - damages).toBe(isKnown ? 0 : 1);
+    expect(store.outcome.log.join()).toMatch(
       isKnown ? /^$/ : /An idempotency key of \/users\/alice is damaged on the disk: a repeat of its message is stored again/,
     );
     store.rollback();

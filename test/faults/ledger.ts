@@ -54,7 +54,7 @@ export function inspect(dir: string, { stored, acking, acked }: Said): Damage {
     const { accepted, ...rest } = store.run(["totals"], 0) as Totals;
     const sum = Object.values(rest).reduce((total, n) => total + n, 0);
     if (sum !== accepted) return { lost: 0, back: 0, unreadable: `${accepted} accepted, ${sum} accounted for` };
-    if (store.damages > 0) return { lost: 0, back: 0, unreadable: `${store.damages} damaged` };
+    if (store.outcome.damages > 0) return { lost: 0, back: 0, unreadable: `${store.outcome.damages} damaged` };
   } catch (thrown) {
     return { lost: 0, back: 0, unreadable: String(thrown) };
   } finally {

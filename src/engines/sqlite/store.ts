@@ -14,11 +14,9 @@ import {
   ENDINGS,
   type EndedRow,
   type EndResult,
-  EVICTED,
   EXPIRED,
   type FindResult,
   FULL,
-  type Happening,
   NOT_STORED,
   type Op,
   REPLACED,
@@ -29,50 +27,34 @@ import {
   type WorkerOptions,
 } from "./call.ts";
 import { checksumOfDelivery, checksumOfKey, isIntact } from "./checksum.ts";
+import { DeliveryBook } from "./delivery.ts";
 import { FoldBook, type KnownKey } from "./fold.ts";
 import { answerOf, answerOfRow, FreshBook, type FreshMail, keyOf, nameOfKey } from "./fresh.ts";
 import { mergeGaps } from "./gap.ts";
 import { HoldBook } from "./hold.ts";
-import { KEEP_DEAD_MS, KEEP_MS, strokeOf } from "./keep.ts";
+import { KEEP_MS, strokeOf } from "./keep.ts";
 import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
+import { Outcome } from "./outcome.ts";
 import { readMail, walkMail } from "./reading.ts";
 import { Damaged, type Db } from "./schema.ts";
 import { SessionBook } from "./session.ts";
 import { type DeliveryRow, type KeyRow, type MailboxRow, prepareAll, STEP_ROWS, type Statements } from "./statement.ts";
 
-const DAY_MS = 24 * 3600_000;
-/** The longest delay that a nack may ask for: PROTOCOL.md. */
-const MAX_DELAY_MS = DAY_MS;
 /** How long it is remembered that a session has ended. */
-const REMEMBER_ENDED_MS = 366 * DAY_MS;
+const REMEMBER_ENDED_MS = 366 * 24 * 3600_000;
 /** What is forgotten at its time without any other effect: how, and when there is more. */
 const FORGET = [
   ["dropKeys", "nextKeyDue"],
   ["dropSessions", "nextSessionDue"],
   ["dropEnded", "nextEndedDue"],
 ] as const;
-/** Why a dead letter is one. */
-const DAMAGED = "damaged";
-
-/** How much had happened when a savepoint was set. */
-interface Mark {
-  readonly happenings: number;
-  readonly log: number;
-}
 
 export class Store {
   readonly epoch: string;
-  /** What the operations since {@link begin} did besides their results. */
-  happenings: Happening[] = [];
-  log: string[] = [];
-  /** The earliest due time among what this batch wrote, or after a sweep of all. */
-  dueMs: number | null = null;
-  /** Whether this batch changed anything. */
-  wrote = false;
+  /** What the operations since the last {@link begin} did besides their results. */
+  readonly outcome = new Outcome();
   /** Commits that changed something, since the store was made; as far as they are durable. */
   commits: number;
-  /** Damaged messages that were found since it was opened. */
-  damages = 0;
 
   readonly #options: WorkerOptions;
   readonly #run: Statements;
@@ -83,11 +65,7 @@ export class Store {
   readonly #ledger: Ledger;
   readonly #sessions: SessionBook;
   readonly #holds: HoldBook;
-  readonly #attached = new Set<string>();
-  #marks: Mark[] = [];
-  #nowMs = 0;
-  #op = 0;
-  #damagesBefore = 0;
+  readonly #deliveries: DeliveryBook;
   /** Of all messages that were ever stored: a higher one is new. */
   #lastMessage: string;
 
@@ -99,6 +77,7 @@ export class Store {
     this.#ledger = new Ledger(this.#run, this.#fresh);
     this.#sessions = new SessionBook(this.#run);
     this.#holds = new HoldBook(this.#run, this.#ledger);
+    this.#deliveries = new DeliveryBook(this.#run, this.#ledger, this.#holds, this.outcome);
     const control = (sql: string) => {
       const statement = db.prepare(sql);
       return () => {
@@ -128,7 +107,7 @@ export class Store {
 
   /** Gives the oldest fresh mail its rows, in a commit of its own that answers nobody. May throw as {@link commit}; then {@link rollback}. */
   fold(): void {
-    this.begin(this.#nowMs);
+    this.begin(this.outcome.nowMs);
     this.#giveRows(this.#fresh.takeOldest());
     this.commit();
   }
@@ -144,21 +123,19 @@ export class Store {
   }
 
   begin(nowMs: number): void {
-    this.#nowMs = nowMs;
-    this.#damagesBefore = this.damages;
-    this.#forgetBatch();
+    this.outcome.begin(nowMs);
     this.#control.begin();
   }
 
   /** Durable when it returns. */
   commit(): void {
     this.#ledger.write();
-    const isCounted = this.#fresh.write(this.commits + 1, this.#nowMs);
-    if (this.wrote && !isCounted) this.#run.countCommit.run(this.commits + 1);
+    const isCounted = this.#fresh.write(this.commits + 1, this.outcome.nowMs);
+    if (this.outcome.wrote && !isCounted) this.#run.countCommit.run(this.commits + 1);
     this.#control.commit();
-    if (this.wrote) this.commits += 1;
+    if (this.outcome.wrote) this.commits += 1;
     this.#ledger.committed();
-    this.#fresh.committed(this.commits, this.#nowMs);
+    this.#fresh.committed(this.commits, this.outcome.nowMs);
   }
 
   rollback(): void {
@@ -166,31 +143,22 @@ export class Store {
     if (this.#inTransaction()) this.#control.rollback();
     this.#fresh.rolledBack();
     this.#ledger.rolledBack();
-    this.damages = this.#damagesBefore;
-    this.#forgetBatch();
+    this.outcome.rolledBack();
   }
 
-  #forgetBatch(): void {
-    this.#marks = [];
-    this.happenings = [];
-    this.log = [];
-    this.dueMs = null;
-    this.wrote = false;
-  }
-
-  /** Runs one operation; `place` is its place in the batch, for {@link happenings}. */
+  /** Runs one operation; `place` is its place in the batch, for what happens meanwhile. */
   run(op: Op, place: number): Result {
-    this.#op = place;
+    this.outcome.op = place;
     switch (op[0]) {
       case "append":
         return this.#append(op[1]);
       case "each":
         return op[1].map((item) => this.#appendOne(item));
       case "attach":
-        this.#attached.add(op[1]);
+        this.outcome.attached.add(op[1]);
         return this.#ledger.mailboxOf(op[1])?.head ?? 0;
       case "detach":
-        this.#attached.delete(op[1]);
+        this.outcome.attached.delete(op[1]);
         return null;
       case "read":
         return this.#read(op[1], op[2], op[3], op[4], op[5]);
@@ -207,7 +175,7 @@ export class Store {
       case "admit":
         return this.#admit(op[1], op[2], op[3]);
       case "users":
-        return this.#sessions.usersOf(op[1], this.#nowMs, op[2]);
+        return this.#sessions.usersOf(op[1], this.outcome.nowMs, op[2]);
       case "end":
         return this.#endSession(op[1]);
       case "unsettled":
@@ -221,7 +189,7 @@ export class Store {
 
   /** Runs one operation so that an error in it undoes it alone. */
   runApart(op: Op, place: number): Result {
-    const depth = this.#marks.length;
+    const { depth } = this.outcome;
     this.#mark();
     try {
       const result = this.run(op, place);
@@ -229,7 +197,7 @@ export class Store {
       return result;
     } catch (thrown) {
       // After some errors SQLite has rolled back everything; the caller then sees that from the next statement.
-      while (this.#inTransaction() && this.#marks.length > depth) this.#back();
+      while (this.#inTransaction() && this.outcome.depth > depth) this.#back();
       throw thrown;
     }
   }
@@ -262,7 +230,7 @@ export class Store {
     if (id > this.#lastMessage) this.#lastMessage = id;
     else if (this.#fresh.find(id) || this.#run.isMessage.get(id)) throw new Error(`message ${id} is there already`);
     if (this.#fresh.takes(item)) return this.#appendFresh(item, keyName);
-    if (sessions?.some((session) => session !== null && this.#sessions.hasEnded(session, this.#nowMs))) return SESSION_ENDED;
+    if (sessions?.some((session) => session !== null && this.#sessions.hasEnded(session, this.outcome.nowMs))) return SESSION_ENDED;
     const bytes = Buffer.byteLength(event);
     const isExpired = expiresAtMs <= acceptedAtMs;
     const { mailboxMaxMessages, mailboxMaxBytes } = this.#options;
@@ -280,17 +248,17 @@ export class Store {
 
     const eventChecksum = isExpired ? null : crc32(event);
     const eventRow = isExpired ? null : Number(this.#run.addEvent.run(taken, taken, eventChecksum, event).lastInsertRowid);
-    const dueMs = isExpired ? this.#keptUntil(EXPIRED) : expiresAtMs;
+    const dueMs = isExpired ? this.#deliveries.keptUntil(EXPIRED) : expiresAtMs;
     const seqs = places.map(({ user, session, replaced, hasRoom }) => {
       if (!hasRoom) return 0;
-      for (const row of replaced) this.#endAndTell(row, this.#hasExpired(row) ? EXPIRED : REPLACED);
+      for (const row of replaced) this.#deliveries.endAndTell(row, this.#deliveries.hasExpired(row) ? EXPIRED : REPLACED);
       const box = this.#touch(this.#ledger.mailboxOf(user) ?? this.#ledger.makeMailbox(user));
       box.head += 1;
       if (!isExpired) {
         box.count += 1;
         box.bytes += bytes;
       }
-      const [ending, endedMs] = isExpired ? ["expired", this.#nowMs] : [null, null];
+      const [ending, endedMs] = isExpired ? ["expired", this.outcome.nowMs] : [null, null];
       const row = {
         message: id,
         mailbox: box.id,
@@ -305,19 +273,19 @@ export class Store {
       };
       const checksum = isExpired ? null : checksumOfDelivery(row, user, eventChecksum);
       this.#run.addDelivery.run(id, box.id, box.head, eventRow, source, session, topic, bytes, expiresAtMs, dueMs, ending, endedMs, checksum);
-      if (isExpired) this.#tellEnded(user, [box.head, id, EXPIRED]);
+      if (isExpired) this.outcome.tellEnded(user, [box.head, id, EXPIRED]);
       return box.head;
     });
     this.#ledger.count(ACCEPTED, taken);
     this.#ledger.count(isExpired ? FIRST_ENDING + EXPIRED : UNSETTLED, taken);
-    this.#noteDue(dueMs);
+    this.outcome.noteDue(dueMs);
     if (key !== null) {
       const named = (hasRoom: boolean) => places.filter((place) => place.hasRoom === hasRoom).map((place) => place.user);
       const accepted = { id, time: new Date(acceptedAtMs).toISOString(), ttl: ttlSeconds, recipients: named(true) };
       const answer = JSON.stringify(taken === users.length ? accepted : { ...accepted, refused: named(false) });
-      const keyDueMs = strokeOf(this.#nowMs + KEEP_MS);
+      const keyDueMs = strokeOf(this.outcome.nowMs + KEEP_MS);
       this.#run.addKey.run(source, key, hash, answer, keyDueMs, checksumOfKey(source, key, hash ?? "", answer, keyDueMs), null);
-      this.#noteDue(keyDueMs);
+      this.outcome.noteDue(keyDueMs);
     }
     return seqs;
   }
@@ -332,7 +300,7 @@ export class Store {
     box.head += 1;
     box.count += 1;
     box.bytes += bytes;
-    const key_due_ms = strokeOf(this.#nowMs + KEEP_MS);
+    const key_due_ms = strokeOf(this.outcome.nowMs + KEEP_MS);
     this.#fresh.add({
       message,
       mailbox: box.id,
@@ -356,8 +324,8 @@ export class Store {
       commit: Number.POSITIVE_INFINITY,
       isMoved: false,
     });
-    this.#noteDue(Math.min(expires_ms, key_due_ms));
-    this.wrote = true;
+    this.outcome.noteDue(Math.min(expires_ms, key_due_ms));
+    this.outcome.wrote = true;
     return [box.head];
   }
 
@@ -365,9 +333,9 @@ export class Store {
     this.#ledger.touchFresh(box);
     box.count -= 1;
     box.bytes -= mail.bytes;
-    this.#fresh.ack(mail, this.#nowMs);
-    this.#noteDue(this.#keptUntil(ACKED));
-    this.wrote = true;
+    this.#fresh.ack(mail, this.outcome.nowMs);
+    this.outcome.noteDue(this.#deliveries.keptUntil(ACKED));
+    this.outcome.wrote = true;
     return [mail.seq, mail.message, ACKED];
   }
 
@@ -388,8 +356,8 @@ export class Store {
       this.#ledger.count(ended_ms === null ? UNSETTLED : FIRST_ENDING + ACKED, 1);
       this.#fresh.leave(mail);
     }
-    if (acked.length > 0) this.#noteDue(this.#folds.add(acked, (mailbox) => this.#ledger.mailbox(mailbox).user));
-    this.wrote = true;
+    if (acked.length > 0) this.outcome.noteDue(this.#folds.add(acked, (mailbox) => this.#ledger.mailbox(mailbox).user));
+    this.outcome.wrote = true;
   }
 
   /** What an idempotency key was used for, while it is known. */
@@ -397,18 +365,19 @@ export class Store {
     const fresh = this.#fresh.ofKey(keyName);
     if (fresh) {
       const { hash, key_due_ms: due_ms } = fresh;
-      if (due_ms > this.#nowMs) return { hash, answer: answerOf(fresh, this.#ledger.mailbox(fresh.mailbox).user), due_ms };
+      if (due_ms > this.outcome.nowMs) return { hash, answer: answerOf(fresh, this.#ledger.mailbox(fresh.mailbox).user), due_ms };
       // The new one takes its place: the older shall be in its rows first.
       this.#giveRows([fresh]);
     }
     const row = this.#run.key.get(source, key);
     const known = row ? ofKeyRow(source, key, row) : this.#folds.find(source, key, keyName);
     if (!known) return undefined;
-    if (known === "damaged") this.#sayDamaged(`An idempotency key of ${source} is damaged on the disk: a repeat of its message is stored again.`);
-    else if (known.due_ms > this.#nowMs) return known;
+    if (known === "damaged")
+      this.outcome.sayDamaged(`An idempotency key of ${source} is damaged on the disk: a repeat of its message is stored again.`);
+    else if (known.due_ms > this.outcome.nowMs) return known;
     if (row) this.#run.dropKey.run(source, key);
     else this.#folds.forget(keyName);
-    this.wrote = true;
+    this.outcome.wrote = true;
     return undefined;
   }
 
@@ -420,12 +389,12 @@ export class Store {
       after,
       limit,
       maxBytes,
-      nowMs: this.#nowMs,
+      nowMs: this.outcome.nowMs,
     });
     for (const row of damaged) {
       const delivery = this.#run.atSeq.get(row.mailbox, row.seq);
       if (!delivery) throw new Damaged(`message ${row.message} is in an index, and not in its place`);
-      this.#endDamaged(delivery);
+      this.#deliveries.endDamaged(delivery);
       ended.push({ seq: row.seq, ending: "dead", session: null });
     }
     if (damaged.length > 0) ended.sort((one, other) => one.seq - other.seq);
@@ -439,8 +408,8 @@ export class Store {
     const settled: EndedRow[] = [];
     const open = (row: DeliveryRow | undefined): row is DeliveryRow => {
       if (!row || (row.session !== null && row.session !== session)) return false;
-      if (!this.#hasExpired(row)) return true;
-      this.#endAndTell(row, EXPIRED);
+      if (!this.#deliveries.hasExpired(row)) return true;
+      this.#deliveries.endAndTell(row, EXPIRED);
       return false;
     };
     /** What else is done with fresh mail than to acknowledge it is done with its rows. */
@@ -454,12 +423,12 @@ export class Store {
         case "acked":
           for (const seq of change[1]) {
             const mail = this.#fresh.waitingAt(box.id, seq);
-            if (mail && !this.#hasExpired(mail)) {
+            if (mail && !this.#deliveries.hasExpired(mail)) {
               settled.push(this.#ackFresh(box, mail));
               continue;
             }
             const row = rowAt(seq);
-            if (open(row)) settled.push([this.#end(row, ACKED, null), row.message, ACKED]);
+            if (open(row)) settled.push([this.#deliveries.end(row, ACKED, null), row.message, ACKED]);
           }
           break;
         case "acked-upto":
@@ -467,25 +436,26 @@ export class Store {
           break;
         case "rejected": {
           const row = rowAt(change[1]);
-          if (open(row)) settled.push([this.#end(row, DEAD, change[2]), row.message, DEAD]);
+          if (open(row)) settled.push([this.#deliveries.end(row, DEAD, change[2]), row.message, DEAD]);
           break;
         }
         case "nacked": {
           const row = rowAt(change[1]);
           if (!open(row)) break;
-          if (!isIntact(row, user)) this.#endDamaged(row);
-          else if (row.attempts >= this.#options.maxAttempts) settled.push([this.#end(row, DEAD, `nacked ${row.attempts} times`), row.message, DEAD]);
-          else if (change[2] > 0) this.#delay(row, this.#nowMs + change[2]);
-          else this.#comeAgain(row, row.attempts + 1);
+          if (!isIntact(row, user)) this.#deliveries.endDamaged(row);
+          else if (row.attempts >= this.#options.maxAttempts)
+            settled.push([this.#deliveries.end(row, DEAD, `nacked ${row.attempts} times`), row.message, DEAD]);
+          else if (change[2] > 0) this.#deliveries.delay(row, this.outcome.nowMs + change[2]);
+          else this.#deliveries.comeAgain(row, row.attempts + 1);
           break;
         }
         case "held": {
           const seqs = change[2].filter((seq) => open(rowAt(seq)));
-          if (this.#holds.hold(box, session, change[1], seqs, this.#nowMs)) this.wrote = true;
+          if (this.#holds.hold(box, session, change[1], seqs, this.outcome.nowMs)) this.outcome.wrote = true;
           break;
         }
         case "released":
-          if (this.#holds.releaseAbove(box, session, change[1], change[2])) this.wrote = true;
+          if (this.#holds.releaseAbove(box, session, change[1], change[2])) this.outcome.wrote = true;
           break;
       }
     }
@@ -502,13 +472,13 @@ export class Store {
     for (const mail of this.#fresh.waiting(box.id)) {
       if (mail.seq > upto) break;
       if (except.has(mail.seq)) continue;
-      if (this.#hasExpired(mail)) this.#giveRows([mail]);
+      if (this.#deliveries.hasExpired(mail)) this.#giveRows([mail]);
       else settled.push(this.#ackFresh(box, mail));
     }
     if (box.count === this.#fresh.shelf(box.id).count) return settled;
     const fresh = settled.length;
     for (const row of this.#run.upto.all(box.id, upto))
-      if (row.seq !== null && !except.has(row.seq) && open(row)) settled.push([this.#end(row, ACKED, null), row.message, ACKED]);
+      if (row.seq !== null && !except.has(row.seq) && open(row)) settled.push([this.#deliveries.end(row, ACKED, null), row.message, ACKED]);
     return fresh === 0 || fresh === settled.length ? settled : settled.sort(([one], [other]) => one - other);
   }
 
@@ -527,34 +497,25 @@ export class Store {
   #evict(id: string): number {
     const mail = this.#fresh.find(id);
     if (mail) this.#giveRows([mail]);
-    return this.#evictRows(this.#run.ofMessage.all(id)).length;
-  }
-
-  /** @returns those of them whose time was not over anyway */
-  #evictRows(rows: readonly DeliveryRow[]): readonly DeliveryRow[] {
-    return rows.filter((row) => {
-      const hasExpired = this.#hasExpired(row);
-      this.#endAndTell(row, hasExpired ? EXPIRED : EVICTED);
-      return !hasExpired;
-    });
+    return this.#deliveries.evict(this.#run.ofMessage.all(id)).length;
   }
 
   #admit(session: string, user: string, untilMs: number): boolean {
-    if (this.#sessions.hasEnded(session, this.#nowMs)) return false;
+    if (this.#sessions.hasEnded(session, this.outcome.nowMs)) return false;
     const dueMs = strokeOf(untilMs);
     if (this.#sessions.admit(session, user, dueMs)) {
-      this.#noteDue(dueMs);
-      this.wrote = true;
+      this.outcome.noteDue(dueMs);
+      this.outcome.wrote = true;
     }
     return true;
   }
 
   #endSession(session: string): EndResult {
-    const { users, dueMs } = this.#sessions.end(session, this.#nowMs, strokeOf(this.#nowMs + REMEMBER_ENDED_MS));
-    this.#noteDue(dueMs);
-    this.wrote = true;
+    const { users, dueMs } = this.#sessions.end(session, this.outcome.nowMs, strokeOf(this.outcome.nowMs + REMEMBER_ENDED_MS));
+    this.outcome.noteDue(dueMs);
+    this.outcome.wrote = true;
     this.#holds.endSession(session);
-    const evicted = this.#evictRows(this.#run.ofSession.all(session));
+    const evicted = this.#deliveries.evict(this.#run.ofSession.all(session));
     return { users, evicted: evicted.map((row) => [row.message, this.#ledger.mailbox(row.mailbox).user]) };
   }
 
@@ -562,150 +523,35 @@ export class Store {
   #unsettled(message: string, mailbox: number): UnsettledResult {
     this.#giveRows(this.#fresh.takeAll());
     const { rows, damaged, after } = walkMail(this.#run, message, mailbox);
-    for (const [id, box] of damaged) for (const row of this.#run.ofMessage.all(id)) if (row.mailbox === box) this.#endDamaged(row);
+    for (const [id, box] of damaged) for (const row of this.#run.ofMessage.all(id)) if (row.mailbox === box) this.#deliveries.endDamaged(row);
     return { rows, after };
   }
 
   /** One step of what time does: expiry, return of nacked mail, purge. @returns whether there is more at once */
   #sweep(setBackMs: number | null): boolean {
-    if (setBackMs !== null) this.#comeEarlier(setBackMs);
-    if (this.#fresh.isOld(this.#nowMs)) {
+    if (setBackMs !== null) this.#deliveries.comeEarlier(setBackMs);
+    if (this.#fresh.isOld(this.outcome.nowMs)) {
       this.#giveRows(this.#fresh.takeOldest());
       return true;
     }
-    const rows = this.#run.due.all(this.#nowMs);
+    const rows = this.#run.due.all(this.outcome.nowMs);
     for (const row of rows) {
-      if (row.ending !== null) this.#purge(row);
-      else if (this.#hasExpired(row)) this.#endAndTell(row, EXPIRED);
-      else this.#comeAgain(row, row.attempts);
+      if (row.ending !== null) this.#deliveries.purge(row);
+      else if (this.#deliveries.hasExpired(row)) this.#deliveries.endAndTell(row, EXPIRED);
+      else this.#deliveries.comeAgain(row, row.attempts);
     }
-    const forgotten = FORGET.map(([drop]) => this.#run[drop].run(this.#nowMs).changes);
-    if (rows.length > 0 || forgotten.some((n) => n > 0)) this.wrote = true;
-    const hasFold = this.#folds.dropDue(this.#nowMs);
-    if (hasFold) this.wrote = true;
+    const forgotten = FORGET.map(([drop]) => this.#run[drop].run(this.outcome.nowMs).changes);
+    if (rows.length > 0 || forgotten.some((n) => n > 0)) this.outcome.wrote = true;
+    const hasFold = this.#folds.dropDue(this.outcome.nowMs);
+    if (hasFold) this.outcome.wrote = true;
     const nexts = [this.#run.nextDue.get(), this.#run.nextFoldDue.get(), ...FORGET.map(([, nextDue]) => this.#run[nextDue].get())];
-    for (const next of nexts) if (next) this.#noteDue(next.due_ms);
+    for (const next of nexts) if (next) this.outcome.noteDue(next.due_ms);
     return rows.length === STEP_ROWS || forgotten.includes(STEP_ROWS) || hasFold;
-  }
-
-  /** Gives one delivery its ending. @returns its number; what waited without one gets one, so that a resumer is told of the gap */
-  #end(row: DeliveryRow, ending: number, reason: string | null): number {
-    const box = this.#touch(this.#ledger.mailbox(row.mailbox));
-    if (row.seq === null) box.head += 1;
-    else this.#holds.drop(box, row.seq);
-    const seq = row.seq ?? box.head;
-    box.count -= 1;
-    // A damaged row may name another message's event, and any size: neither is touched then.
-    const isSound = isIntact(row, box.user);
-    if (!isSound && reason !== DAMAGED) this.#sayDamaged(damageOf(row));
-    const event = isSound ? row.event : null;
-    box.bytes = isSound ? box.bytes - row.bytes : (this.#run.bytesOfOthers.get(row.mailbox, row.message)?.bytes ?? 0);
-    this.#ledger.count(UNSETTLED, -1);
-    this.#ledger.count(FIRST_ENDING + ending, 1);
-    const isDead = ending === DEAD;
-    let isLast = true;
-    if (event !== null) {
-      if (row.recipients === 1 && !isDead) this.#run.dropEvent.run(event);
-      else {
-        const use = this.#run.useEvent.get(isDead ? 1 : 0, event);
-        isLast = !use || use.unsettled === 0;
-        if (use?.unsettled === 0 && use.dead === 0) this.#run.dropEvent.run(event);
-      }
-    }
-    // The state of a message is known until a while after its last ending: until then no row of it may be purged.
-    const dueMs = isLast ? this.#keptUntil(ending) : null;
-    this.#run.endDelivery.run(seq, isDead ? event : null, ENDINGS[ending], this.#nowMs, dueMs, reason, row.message, row.mailbox);
-    if (isLast && row.recipients !== 1) this.#run.releaseDeliveries.run(this.#keptUntil(DEAD), this.#keptUntil(ACKED), row.message);
-    if (dueMs !== null) this.#noteDue(this.#keptUntil(ACKED));
-    return seq;
-  }
-
-  #move(row: DeliveryRow, seq: number | null, attempts: number, dueMs: number): void {
-    const { user } = this.#ledger.mailbox(row.mailbox);
-    const checksum = checksumOfDelivery({ ...row, seq, attempts }, user, row.event_checksum);
-    this.#run.moveDelivery.run(seq, attempts, dueMs, checksum, row.message, row.mailbox);
-  }
-
-  #delay(row: DeliveryRow, untilMs: number): void {
-    const dueMs = Math.min(untilMs, row.expires_ms);
-    if (row.seq !== null) this.#holds.drop(this.#ledger.mailbox(row.mailbox), row.seq);
-    this.#move(row, null, row.attempts + 1, dueMs);
-    this.#noteDue(dueMs);
-    this.wrote = true;
-  }
-
-  /**
-   * A delay lasts as long as it was to, although its end is kept as a date. One that would last longer than any may is over: the time of day was set
-   * back when nobody looked.
-   */
-  #comeEarlier(byMs: number): void {
-    const nowMs = this.#nowMs;
-    if (this.#run.comeEarlier.run(byMs, nowMs + MAX_DELAY_MS, nowMs, byMs, nowMs).changes > 0) this.wrote = true;
-  }
-
-  /** Puts a message at the end of its mailbox again; one whose text was damaged is dead instead. */
-  #comeAgain(row: DeliveryRow, deliveryCount: number): void {
-    const box = this.#touch(this.#ledger.mailbox(row.mailbox));
-    const stored = row.event === null ? undefined : this.#run.readEvent.get(row.event);
-    if (!stored || !isIntact(row, box.user) || crc32(stored.event) !== row.event_checksum) {
-      this.#endDamaged(row);
-      return;
-    }
-    if (row.seq !== null) this.#holds.drop(box, row.seq);
-    box.head += 1;
-    this.#move(row, box.head, deliveryCount, row.expires_ms);
-    this.#noteDue(row.expires_ms);
-    if (this.#attached.has(box.user))
-      this.happenings.push([this.#op, "again", box.user, [box.head, row.message, deliveryCount, stored.event, row.session]]);
-  }
-
-  #purge(row: DeliveryRow): void {
-    this.#run.dropDelivery.run(row.message, row.mailbox);
-    if (row.ending !== "acked" && row.seq !== null) {
-      const box = this.#ledger.mailbox(row.mailbox);
-      if (row.seq > box.forgotten) this.#touch(box).forgotten = row.seq;
-    }
-    if (row.event === null) return;
-    const use = this.#run.buryEvent.get(row.event);
-    if (use?.unsettled === 0 && use.dead === 0) this.#run.dropEvent.run(row.event);
-  }
-
-  #endDamaged(row: DeliveryRow): void {
-    this.#sayDamaged(damageOf(row));
-    this.#endAndTell(row, DEAD, DAMAGED);
-  }
-
-  #sayDamaged(line: string): void {
-    this.damages += 1;
-    this.log.push(`${line} Check the disk; \`handover doctor\` looks at all of the store.`);
-  }
-
-  /** Ends a delivery for a reason that is not a receiver's settlement, and tells its mailbox. */
-  #endAndTell(row: DeliveryRow, ending: number, reason: string | null = null): void {
-    const seq = this.#end(row, ending, reason);
-    this.#tellEnded(this.#ledger.mailbox(row.mailbox).user, [seq, row.message, ending]);
-  }
-
-  /** A mailbox that nobody has open is told nothing: what ends there by the thousand costs the other thread nothing. */
-  #tellEnded(user: string, ended: EndedRow): void {
-    if (this.#attached.has(user)) this.happenings.push([this.#op, "ended", user, ended]);
-  }
-
-  #hasExpired(row: Pick<DeliveryRow, "expires_ms">): boolean {
-    return row.expires_ms <= this.#nowMs;
-  }
-
-  #keptUntil(ending: number): number {
-    return strokeOf(this.#nowMs + (ending === DEAD ? KEEP_DEAD_MS : KEEP_MS));
-  }
-
-  #noteDue(ms: number): void {
-    if (this.dueMs === null || ms < this.dueMs) this.dueMs = ms;
   }
 
   /** Says that a mailbox is about to change. */
   #touch(box: MailboxRow): MailboxRow {
-    this.wrote = true;
+    this.outcome.wrote = true;
     return this.#ledger.touch(box);
   }
 
@@ -713,14 +559,14 @@ export class Store {
     this.#control.mark();
     this.#ledger.mark();
     this.#fresh.mark();
-    this.#marks.push({ happenings: this.happenings.length, log: this.log.length });
+    this.outcome.mark();
   }
 
   #release(): void {
     this.#control.release();
     this.#ledger.release();
     this.#fresh.release();
-    this.#marks.pop();
+    this.outcome.release();
   }
 
   #back(): void {
@@ -728,18 +574,11 @@ export class Store {
     this.#control.release();
     this.#ledger.back();
     this.#fresh.back();
-    const mark = this.#marks.pop();
-    if (!mark) return;
-    this.happenings.length = mark.happenings;
-    this.log.length = mark.log;
+    this.outcome.back();
   }
 }
 
 function ofKeyRow(source: string, key: string, { hash, accepted, due_ms, checksum }: KeyRow): KnownKey | "damaged" {
   if (checksumOfKey(source, key, hash, accepted, due_ms) !== checksum) return "damaged";
   return { hash, answer: answerOfRow(accepted), due_ms };
-}
-
-function damageOf(row: DeliveryRow): string {
-  return `Message ${row.message} is damaged on the disk (its checksum is wrong): not delivered, kept as a dead letter.`;
 }

@@ -90,7 +90,7 @@ class Desk {
         this.#store.begin(batch.nowMs);
         const results = batch.ops.map((op, place) => this.#one(op, place, level, apart));
         this.#store.commit();
-        const { happenings, dueMs, wrote, log, damages } = this.#store;
+        const { happenings, dueMs, wrote, log, damages } = this.#store.outcome;
         if (wrote) this.#mark.note(this.#store.commits);
         const durationMs = performance.now() - startedAtMs;
         return { kind: "done", results, happenings, dueMs, wrote, durationMs, damages, log: [...this.takeLog(), ...log] };
@@ -105,7 +105,7 @@ class Desk {
               dueMs: null,
               wrote: false,
               durationMs: 0,
-              damages: this.#store.damages,
+              damages: this.#store.outcome.damages,
               log: this.takeLog(),
             };
           this.#makeRoom();
