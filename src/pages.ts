@@ -74,13 +74,16 @@ export function demoRoutes(app: FastifyInstance, hub: Hub, authenticator: Authen
   });
 }
 
-/** A random demo user, of those whom nobody is at the moment if there are any, so that two tabs are two users. */
+/**
+ * The first demo user whom nobody is at the moment, so that two tabs are two users, each with the other as the first that it can send to; and who
+ * closes a tab and opens one is the same again, and finds its mail. Where all are somebody, the one who became it longest ago.
+ */
 function pickUser(hub: Hub, givenAtMs: ReadonlyMap<string, number>): string {
+  const givenAt = (user: string) => givenAtMs.get(user) ?? Number.NEGATIVE_INFINITY;
   // A page that is just loading has its user, but is not connected yet.
-  const isTaken = (user: string) => hub.isLive(user as UserId) || performance.now() - (givenAtMs.get(user) ?? Number.NEGATIVE_INFINITY) < 3_000;
-  const free = DEMO_USERS.filter((user) => !isTaken(user));
-  const choice = free.length > 0 ? free : DEMO_USERS;
-  return choice[Math.floor(Math.random() * choice.length)] ?? DEMO_USERS[0];
+  const isTaken = (user: string) => hub.isLive(user as UserId) || performance.now() - givenAt(user) < 3_000;
+  const oldest = [...DEMO_USERS].sort((one, other) => givenAt(one) - givenAt(other))[0];
+  return DEMO_USERS.find((user) => !isTaken(user)) ?? oldest ?? DEMO_USERS[0];
 }
 
 function serve(app: FastifyInstance, path: string, file: URL, headers: Readonly<Record<string, string>>, hasAnyHost = false): void {

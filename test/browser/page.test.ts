@@ -51,7 +51,7 @@ describeWith(CHROMIUM, "Example 10, the page", () => {
     return context;
   }
 
-  it("[B10] a tab is a user, shown and not editable, the same after a reload; it can become another", async () => {
+  it("[B10] a tab is a user, shown and not editable, the same after a reload; a second tab is another, and the two have each other chosen to send to; it can become another", async () => {
     const context = await person();
     const first = await openTab(context, server.url);
     const user = await first.page.innerText("#user-id");
@@ -66,6 +66,8 @@ describeWith(CHROMIUM, "Example 10, the page", () => {
     const [second] = await Promise.all([context.waitForEvent("page"), first.page.click("#second-tab")]);
     await connected(second);
     expect(await second.innerText("#user-id")).not.toBe(user);
+    expect(await second.inputValue("#destination")).toBe(user);
+    expect(await first.page.inputValue("#destination")).toBe(await second.innerText("#user-id"));
 
     await Promise.all([first.page.waitForEvent("load"), first.page.click("#become-another")]);
     await connected(first.page);
