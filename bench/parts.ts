@@ -1,6 +1,6 @@
 /**
- * Parts of what a message costs, each by itself. `node bench/parts.ts json | prepare | sqlite | sqlite-day | store`, then for how many ms it is measured;
- * prints the CPU time of the whole process, µs a message.
+ * Parts of what a message costs, each by itself. `node bench/parts.ts json | prepare | sqlite | sqlite-day | store | spread-few | spread-many`, then for
+ * how many ms it is measured; prints the CPU time of the whole process, µs a message.
  * @module
  */
 import { randomUUID } from "node:crypto";
@@ -25,6 +25,8 @@ import {
 import { folder } from "./start.ts";
 import { bodyOf } from "./wire.ts";
 
+const [, , name = "", measured = "1500"] = process.argv;
+const isSmoke = Number(measured) < 100;
 const PAIRS = 50;
 const FRAME = 64;
 const COMMIT = 512;
@@ -112,14 +114,20 @@ function prepare(): Part {
   });
 }
 
-/** The library alone, set up as the store has it (src/engines/sqlite/open.ts). @param keepsDay  also what has to be known for a day */
-function sqlite(keepsDay: boolean): Part {
-  const own = folder("parts");
-  const db = new Database(join(own.path, "parts.db"));
+/** A new database, set up as the store has it (src/engines/sqlite/open.ts). */
+function database(path: string): Database.Database {
+  const db = new Database(join(path, "parts.db"));
   db.pragma("locking_mode = EXCLUSIVE");
   db.pragma("journal_mode = WAL");
   db.pragma("synchronous = FULL");
   db.pragma("cache_size = -65536");
+  return db;
+}
+
+/** The library alone. @param keepsDay  also what has to be known for a day */
+function sqlite(keepsDay: boolean): Part {
+  const own = folder("parts");
+  const db = database(own.path);
   db.exec(`
     CREATE TABLE mail (id INTEGER PRIMARY KEY, event TEXT NOT NULL) STRICT;
     CREATE TABLE states (
@@ -142,6 +150,35 @@ function sqlite(keepsDay: boolean): Part {
       if (!keepsDay) continue;
       addState.run(nextId(), seq % PAIRS, seq, nowMs);
       addKey.run(`/users/sender-${seq % PAIRS}`, randomUUID(), hash);
+    }
+  });
+  return {
+    messages: COMMIT,
+    step,
+    async close() {
+      db.close();
+      own.remove();
+    },
+  };
+}
+
+/** The library alone: of as many mailboxes, chosen at random, the last number given, and an entry of an index by mailbox and number. */
+function spread(mailboxes: number): Part {
+  const own = folder("parts");
+  const db = database(own.path);
+  db.exec(`
+    CREATE TABLE mailboxes (id INTEGER PRIMARY KEY, user TEXT NOT NULL UNIQUE, head INTEGER NOT NULL) STRICT;
+    CREATE TABLE waiting (mailbox INTEGER NOT NULL, seq INTEGER NOT NULL, message INTEGER NOT NULL, PRIMARY KEY (mailbox, seq)) STRICT, WITHOUT ROWID;
+    WITH RECURSIVE ids(id) AS (SELECT 0 UNION ALL SELECT id + 1 FROM ids WHERE id < ${mailboxes - 1})
+    INSERT INTO mailboxes (id, user, head) SELECT id, 'crowd-' || id, 1 FROM ids;
+    INSERT INTO waiting (mailbox, seq, message) SELECT id, 1, 0 FROM mailboxes;
+  `);
+  const next = db.prepare<[number], number>("UPDATE mailboxes SET head = head + 1 WHERE id = ? RETURNING head").pluck();
+  const add = db.prepare("INSERT INTO waiting (mailbox, seq, message) VALUES (?, ?, ?)");
+  const step = db.transaction(() => {
+    for (let n = 0; n < COMMIT; n++) {
+      const mailbox = Math.floor(Math.random() * mailboxes);
+      add.run(mailbox, next.get(mailbox), serial++);
     }
   });
   return {
@@ -208,6 +245,8 @@ const parts: Record<string, () => Part | Promise<Part>> = {
   sqlite: () => sqlite(false),
   "sqlite-day": () => sqlite(true),
   store,
+  "spread-few": () => spread(100),
+  "spread-many": () => spread(isSmoke ? 1_000 : 1_000_000),
 };
 
 /** @returns how many messages it had */
@@ -221,7 +260,6 @@ async function run({ messages, step }: Part, ms: number): Promise<number> {
   return count;
 }
 
-const [, , name = "", measured = "1500"] = process.argv;
 const part = await parts[name]?.();
 if (!part) throw new Error(`There is no part ${name}; there are ${Object.keys(parts).join(", ")}.`);
 await run(part, Number(measured) / 2);

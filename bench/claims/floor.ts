@@ -17,6 +17,8 @@ const ALONE = [
   ["sqlite", "SQLite: a row of 450 bytes, deleted one commit later"],
   ["sqlite-day", "the same, and its state and key kept for a day"],
   ["store", "Handover's store, its two threads: appended by key, acknowledged one commit later"],
+  ["spread-few", "SQLite: the last number of a mailbox, and an entry of an index; of 100 mailboxes"],
+  ["spread-many", "the same, of 1,000,000 mailboxes"],
 ] as const;
 
 /** @returns µs a message: of the process, and by thread */
