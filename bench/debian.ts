@@ -5,17 +5,22 @@
  */
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 const ROOT = process.env.BROKERS_ROOT;
 
-/** What the shell does, with the root as its `$0` and the command as its arguments: the mounts are gone with the process, whose pid stays the same. */
-const ENTER = 'mount --bind /tmp "$0/tmp" && mount --bind /proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"';
+/**
+ * What the shell does, with the root as its `$0`, then the folder of temporary files and the command: nobody else sees the mounts, and the process keeps
+ * its pid.
+ */
+const ENTER =
+  'mkdir -p "$0$1" && mount --bind "$1" "$0$1" && mount --bind /proc "$0/proc" && mount --rbind /dev "$0/dev" && shift && exec chroot "$0" "$@"';
 
 /** How to run a program that the machine has, or, if one was named, the other Debian. */
 export function commandLine(program: string, args: readonly string[]): { readonly command: string; readonly args: readonly string[] } {
   if (ROOT === undefined) return { command: program, args };
-  return { command: "unshare", args: ["--mount", "sh", "-c", ENTER, ROOT, program, ...args] };
+  return { command: "unshare", args: ["--mount", "sh", "-c", ENTER, ROOT, tmpdir(), program, ...args] };
 }
 
 /** What a program says of its version; undefined: it is not there. */

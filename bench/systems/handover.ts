@@ -2,7 +2,8 @@
  * The built command, as its users start it, on a free port and a new data folder.
  * @module
  */
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
+import { howToHave, isThere } from "../debian.ts";
 import { folder, start } from "../start.ts";
 import type { Running, System } from "../system.ts";
 import { SECRET } from "../wires/handover.ts";
@@ -95,7 +96,7 @@ export const handoverOnRabbitMq: System = {
   title: "Handover on RabbitMQ (experimental)",
   version,
   guarantee: "accept: confirmed by a quorum queue (synced) and in the index on disk; acknowledgement: confirmed; the CPU of node and broker together",
-  missing: existsSync(RABBITMQ) ? undefined : "RabbitMQ is not on this machine: apt-get install rabbitmq-server",
+  missing: isThere(RABBITMQ) ? undefined : howToHave("rabbitmq-server"),
   wires: [{ wire: "handover-websocket", label: "WebSocket" }],
   async start() {
     const broker = await startRabbitMq();

@@ -42,12 +42,30 @@ function knownSession(user) {
   return session !== null && Date.parse(session.expires) > Date.now() + 60_000 ? session : null;
 }
 
+/** A lock that each tab has while it is open: its name says who the tab is. */
+const LOCK = "tab of ";
+
+/** Takes this tab's lock. Where the browser has no locks, all goes on without. */
+function holdLock(user) {
+  navigator.locks?.request(LOCK + user, { mode: "shared" }, () => new Promise(() => {}));
+}
+
+/** A session as a user whom no other tab of this browser is. A server that was just started does not know yet who all the open tabs are. */
+async function openNewSession() {
+  const session = await openSession(null);
+  const { held } = (await navigator.locks?.query()) ?? { held: [] };
+  const isOther = (user) => held.some(({ name }) => name === LOCK + user);
+  const free = isOther(session.user) ? session.users.find((user) => !isOther(user)) : undefined;
+  return free === undefined ? session : openSession(free);
+}
+
 /** Opens the first session of this tab, however long the server takes to answer. */
 async function startSession() {
   let pauseMs = 500;
   for (;;) {
     const user = sessionStorage.getItem("user");
     try {
+      if (user === null) return await openNewSession();
       return knownSession(user) ?? (await openSession(user));
     } catch (error) {
       const isRefused = error.status >= 400 && error.status < 500;
@@ -68,7 +86,7 @@ async function becomeAnother() {
   button.disabled = true;
   try {
     const current = sessionStorage.getItem("user");
-    let session = await openSession(null);
+    let session = await openNewSession();
     if (session.user === current) {
       // All are in use: take the next one, so that the button always does what it says.
       const { users } = session;
@@ -84,6 +102,7 @@ async function becomeAnother() {
 
 function showUsers({ user, users }) {
   sessionStorage.setItem("user", user);
+  holdLock(user);
   element("user-id").value = user;
   dress(element("self-avatar"), user, users);
   document.body.dataset.user = user;

@@ -75,6 +75,27 @@ describeWith(CHROMIUM, "Example 10, the page", () => {
     expect(first.problems).toEqual([]);
   });
 
+  it("[B20] a new tab is nobody whom another open tab of the browser is, also when the server was just started and knows of none", async () => {
+    const context = await person();
+    const first = await openTab(context, server.url);
+    const user = await first.page.innerText("#user-id");
+    let forgetful = 0;
+    await context.route("**/demo/session", (route) => {
+      if (route.request().postData() !== "{}") return route.continue();
+      forgetful += 1;
+      return route.continue({ postData: JSON.stringify({ user }) });
+    });
+    const second = await openTab(context, server.url);
+    expect(await second.page.innerText("#user-id")).not.toBe(user);
+    expect(forgetful).toBe(1);
+
+    // The user of a tab that was closed is free.
+    await first.page.close();
+    const third = await openTab(context, server.url);
+    expect(await third.page.innerText("#user-id")).toBe(user);
+    expect([...second.problems, ...third.problems]).toEqual([]);
+  });
+
   it("[B11] the same page is at x0's address form, and takes nothing from elsewhere", async () => {
     const context = await person();
     const requested: string[] = [];

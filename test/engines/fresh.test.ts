@@ -104,7 +104,7 @@ test(
       }
     };
 
-    /** More than a fold takes in a quiet moment, in one commit, each for another user. */
+    /** More than a step takes, in one commit, each for another user. */
     const appendMuch = () => {
       const many = Array.from({ length: 300 }, () => {
         const id = nameOf(sent);

@@ -18,7 +18,10 @@ const MIN_TTL_MS = 60_000;
 const MAX_AGE_MS = 30_000;
 /** Nor is a long one fresh: it would be written twice. Characters. */
 const MAX_LENGTH = 4_096;
-/** Fresh mail beyond this gets rows: the oldest, about so much at a time, since who sends meanwhile waits for that. It is what one fold takes. */
+/**
+ * Fresh mail beyond this gets rows: the oldest, about so much at a time, since who sends meanwhile waits for that. Where commits bring more, as much as
+ * one of them: each step has a sync of its own, and where syncs take long there shall not be several for each commit.
+ */
 const MAX_MAILS = 16_384;
 const MAX_BYTES = 3 * 1_048_576;
 const STEP_MAILS = 250;
@@ -182,10 +185,11 @@ export class FreshBook {
   /** The oldest mail, to be moved in this transaction: what the rows of those commits say is dropped with it. */
   takeOldest(): readonly FreshMail[] {
     const mails: FreshMail[] = [];
+    const step = Math.max(STEP_MAILS, this.#arrivals.at(-1)?.mails.length ?? 0);
     for (;;) {
       // What this transaction has taken before is not taken again.
       const arrival = this.#arrivals[this.#dropping];
-      if (!arrival || (mails.length > 0 && mails.length + arrival.mails.length > STEP_MAILS)) break;
+      if (!arrival || (mails.length > 0 && mails.length + arrival.mails.length > step)) break;
       this.#dropping += 1;
       for (const mail of arrival.mails) if (!mail.isMoved) mails.push(mail);
     }

@@ -31,7 +31,9 @@ import { Store } from "./store.ts";
  */
 const CHECKPOINT_PAGES = 1_000;
 const QUIET_CHECKPOINT_PAGES = 100;
-/** Free pages, at least this many and a tenth of the file, from which on the file is made smaller, so many at a step. With fewer it would shrink and grow all day. */
+/** Steps of giving fresh mail its rows between two batches: who waits for the second one shall not wait for all of them. */
+const MAX_FOLDS = 8;
+/** Free pages, at least this many and a tenth of the file, from which on the file is made smaller, so many at a step. What comes next needs some, too. */
 const FREE_PAGES = 256;
 const FREE_SHARE = 10;
 const VACUUM_PAGES = 256;
@@ -171,7 +173,7 @@ class Desk {
 
   /** Upkeep after an answer has gone out. @returns whether there is more to do at the next quiet moment */
   rest(isQuiet: boolean): boolean {
-    while (this.#store.isToFold(false) && this.#fold()) {}
+    for (let folds = 0; folds < MAX_FOLDS && this.#store.isToFold(false) && this.#fold(); folds++) {}
     if (isQuiet && this.#store.isToFold(true) && this.#fold() && this.#store.isToFold(true)) return true;
     try {
       const [look] = this.#look.all() as { log: number; checkpointed: number }[];
