@@ -148,7 +148,7 @@ function greet(config: Config, { url, engine }: Server): void {
     `
   Handover ${VERSION} · development mode · pid ${process.pid}
 
-  Open   ${url}/   in two tabs, choose the other user, press "Send Data".
+  Open   ${url}/   in two tabs, and press "Send Data" in one.
   Mail   ${store}
   Try    kill -9 ${process.pid}   and start again: what was accepted is delivered.
   Or     npx handover listen --dev user1     (in another terminal, be user1)
