@@ -114,20 +114,26 @@ function prepare(): Part {
   });
 }
 
-/** A new database, set up as the store has it (src/engines/sqlite/open.ts). */
-function database(path: string): Database.Database {
-  const db = new Database(join(path, "parts.db"));
+/** The library alone: a commit for each step, in a new database that is set up as the store's is (src/engines/sqlite/open.ts). */
+function library(prepare: (db: Database.Database) => () => void): Part {
+  const own = folder("parts");
+  const db = new Database(join(own.path, "parts.db"));
   db.pragma("locking_mode = EXCLUSIVE");
   db.pragma("journal_mode = WAL");
   db.pragma("synchronous = FULL");
   db.pragma("cache_size = -65536");
-  return db;
+  return {
+    messages: COMMIT,
+    step: db.transaction(prepare(db)),
+    async close() {
+      db.close();
+      own.remove();
+    },
+  };
 }
 
-/** The library alone. @param keepsDay  also what has to be known for a day */
-function sqlite(keepsDay: boolean): Part {
-  const own = folder("parts");
-  const db = database(own.path);
+/** Mail that comes and goes. @param keepsDay  also what has to be known for a day */
+const sqlite = (keepsDay: boolean) => (db: Database.Database) => {
   db.exec(`
     CREATE TABLE mail (id INTEGER PRIMARY KEY, event TEXT NOT NULL) STRICT;
     CREATE TABLE states (
@@ -142,7 +148,7 @@ function sqlite(keepsDay: boolean): Part {
   const event = "x".repeat(EVENT_BYTES);
   const hash = "h".repeat(64);
   let seq = 0;
-  const step = db.transaction(() => {
+  return () => {
     const nowMs = Date.now();
     for (const end = seq + COMMIT; seq < end; seq++) {
       add.run(seq, event);
@@ -151,21 +157,11 @@ function sqlite(keepsDay: boolean): Part {
       addState.run(nextId(), seq % PAIRS, seq, nowMs);
       addKey.run(`/users/sender-${seq % PAIRS}`, randomUUID(), hash);
     }
-  });
-  return {
-    messages: COMMIT,
-    step,
-    async close() {
-      db.close();
-      own.remove();
-    },
   };
-}
+};
 
-/** The library alone: of as many mailboxes, chosen at random, the last number given, and an entry of an index by mailbox and number. */
-function spread(mailboxes: number): Part {
-  const own = folder("parts");
-  const db = database(own.path);
+/** Of as many mailboxes, chosen at random, the last number given, and an entry of an index by mailbox and number. */
+const spread = (mailboxes: number) => (db: Database.Database) => {
   db.exec(`
     CREATE TABLE mailboxes (id INTEGER PRIMARY KEY, user TEXT NOT NULL UNIQUE, head INTEGER NOT NULL) STRICT;
     CREATE TABLE waiting (mailbox INTEGER NOT NULL, seq INTEGER NOT NULL, message INTEGER NOT NULL, PRIMARY KEY (mailbox, seq)) STRICT, WITHOUT ROWID;
@@ -175,21 +171,13 @@ function spread(mailboxes: number): Part {
   `);
   const next = db.prepare<[number], number>("UPDATE mailboxes SET head = head + 1 WHERE id = ? RETURNING head").pluck();
   const add = db.prepare("INSERT INTO waiting (mailbox, seq, message) VALUES (?, ?, ?)");
-  const step = db.transaction(() => {
+  return () => {
     for (let n = 0; n < COMMIT; n++) {
       const mailbox = Math.floor(Math.random() * mailboxes);
       add.run(mailbox, next.get(mailbox), serial++);
     }
-  });
-  return {
-    messages: COMMIT,
-    step,
-    async close() {
-      db.close();
-      own.remove();
-    },
   };
-}
+};
 
 function addressed(pair: number): Addressed {
   const id = nextId();
@@ -242,11 +230,11 @@ async function store(): Promise<Part> {
 const parts: Record<string, () => Part | Promise<Part>> = {
   json,
   prepare,
-  sqlite: () => sqlite(false),
-  "sqlite-day": () => sqlite(true),
+  sqlite: () => library(sqlite(false)),
+  "sqlite-day": () => library(sqlite(true)),
   store,
-  "spread-few": () => spread(100),
-  "spread-many": () => spread(isSmoke ? 1_000 : 1_000_000),
+  "spread-few": () => library(spread(100)),
+  "spread-many": () => library(spread(isSmoke ? 1_000 : 1_000_000)),
 };
 
 /** @returns how many messages it had */

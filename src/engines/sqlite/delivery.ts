@@ -9,7 +9,7 @@ import type { HoldBook } from "./hold.ts";
 import { KEEP_DEAD_MS, KEEP_MS, strokeOf } from "./keep.ts";
 import { FIRST_ENDING, type Ledger, UNSETTLED } from "./ledger.ts";
 import type { Outcome } from "./outcome.ts";
-import type { DeliveryRow, MailboxRow, Statements } from "./statement.ts";
+import type { DeliveryRow, Statements } from "./statement.ts";
 
 /** The longest delay that a nack may ask for: PROTOCOL.md. */
 const MAX_DELAY_MS = 24 * 3600_000;
@@ -40,7 +40,7 @@ export class DeliveryBook {
 
   /** Gives one delivery its ending. @returns its number; what waited without one gets one, so that a resumer is told of the gap */
   end(row: DeliveryRow, ending: number, reason: string | null): number {
-    const box = this.#touch(this.#ledger.mailbox(row.mailbox));
+    const box = this.#ledger.touch(this.#ledger.mailbox(row.mailbox));
     if (row.seq === null) box.head += 1;
     else this.#holds.drop(box, row.seq);
     const seq = row.seq ?? box.head;
@@ -96,7 +96,7 @@ export class DeliveryBook {
 
   /** Puts a message at the end of its mailbox again; one whose text was damaged is dead instead. */
   comeAgain(row: DeliveryRow, deliveryCount: number): void {
-    const box = this.#touch(this.#ledger.mailbox(row.mailbox));
+    const box = this.#ledger.touch(this.#ledger.mailbox(row.mailbox));
     const stored = row.event === null ? undefined : this.#run.readEvent.get(row.event);
     if (!stored || !isIntact(row, box.user) || crc32(stored.event) !== row.event_checksum) {
       this.endDamaged(row);
@@ -114,7 +114,7 @@ export class DeliveryBook {
     this.#run.dropDelivery.run(row.message, row.mailbox);
     if (row.ending !== "acked" && row.seq !== null) {
       const box = this.#ledger.mailbox(row.mailbox);
-      if (row.seq > box.forgotten) this.#touch(box).forgotten = row.seq;
+      if (row.seq > box.forgotten) this.#ledger.touch(box).forgotten = row.seq;
     }
     if (row.event === null) return;
     const use = this.#run.buryEvent.get(row.event);
@@ -140,11 +140,6 @@ export class DeliveryBook {
   /** Until when the state of what ends now is known, ms since the Unix epoch. */
   keptUntil(ending: number): number {
     return strokeOf(this.#outcome.nowMs + (ending === DEAD ? KEEP_DEAD_MS : KEEP_MS));
-  }
-
-  #touch(box: MailboxRow): MailboxRow {
-    this.#outcome.wrote = true;
-    return this.#ledger.touch(box);
   }
 }
 

@@ -2,6 +2,7 @@ import type { Totals } from "../../engine.ts";
 import { ENDINGS } from "./call.ts";
 import { checksumOfMailbox } from "./checksum.ts";
 import type { FreshBook } from "./fresh.ts";
+import type { Outcome } from "./outcome.ts";
 import { Damaged } from "./schema.ts";
 import type { MailboxRow, Statements } from "./statement.ts";
 
@@ -26,15 +27,17 @@ interface Mark {
 export class Ledger {
   readonly #run: Statements;
   readonly #fresh: FreshBook;
+  readonly #outcome: Outcome;
   readonly #byUser = new Map<string, MailboxRow>();
   readonly #byId = new Map<number, MailboxRow>();
   readonly #changed = new Set<MailboxRow>();
   #marks: Mark[] = [];
   #totals: number[] = TOTALS.map(() => 0);
 
-  constructor(run: Statements, fresh: FreshBook) {
+  constructor(run: Statements, fresh: FreshBook, outcome: Outcome) {
     this.#run = run;
     this.#fresh = fresh;
+    this.#outcome = outcome;
   }
 
   mailboxOf(user: string): MailboxRow | undefined {
@@ -61,6 +64,7 @@ export class Ledger {
 
   /** To be called before a mailbox is changed. */
   touch(box: MailboxRow): MailboxRow {
+    this.#outcome.wrote = true;
     this.#changed.add(box);
     return this.touchFresh(box);
   }

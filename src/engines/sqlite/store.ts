@@ -74,7 +74,7 @@ export class Store {
     this.#run = prepareAll(db);
     this.#fresh = new FreshBook(this.#run);
     this.#folds = new FoldBook(this.#run);
-    this.#ledger = new Ledger(this.#run, this.#fresh);
+    this.#ledger = new Ledger(this.#run, this.#fresh, this.outcome);
     this.#sessions = new SessionBook(this.#run);
     this.#holds = new HoldBook(this.#run, this.#ledger);
     this.#deliveries = new DeliveryBook(this.#run, this.#ledger, this.#holds, this.outcome);
@@ -252,7 +252,7 @@ export class Store {
     const seqs = places.map(({ user, session, replaced, hasRoom }) => {
       if (!hasRoom) return 0;
       for (const row of replaced) this.#deliveries.endAndTell(row, this.#deliveries.hasExpired(row) ? EXPIRED : REPLACED);
-      const box = this.#touch(this.#ledger.mailboxOf(user) ?? this.#ledger.makeMailbox(user));
+      const box = this.#ledger.touch(this.#ledger.mailboxOf(user) ?? this.#ledger.makeMailbox(user));
       box.head += 1;
       if (!isExpired) {
         box.count += 1;
@@ -344,7 +344,7 @@ export class Store {
     const acked: FreshMail[] = [];
     for (const mail of mails) {
       const { message, mailbox, seq, source, bytes, expires_ms, ended_ms, text, event_checksum } = mail;
-      const { user } = this.#touch(this.#ledger.mailbox(mailbox));
+      const { user } = this.#ledger.touch(this.#ledger.mailbox(mailbox));
       if (ended_ms === null) {
         const event = Number(this.#run.addEvent.run(1, 1, event_checksum, text).lastInsertRowid);
         const checksum = checksumOfDelivery({ ...mail, event }, user, event_checksum);
@@ -547,12 +547,6 @@ export class Store {
     const nexts = [this.#run.nextDue.get(), this.#run.nextFoldDue.get(), ...FORGET.map(([, nextDue]) => this.#run[nextDue].get())];
     for (const next of nexts) if (next) this.outcome.noteDue(next.due_ms);
     return rows.length === STEP_ROWS || forgotten.includes(STEP_ROWS) || hasFold;
-  }
-
-  /** Says that a mailbox is about to change. */
-  #touch(box: MailboxRow): MailboxRow {
-    this.outcome.wrote = true;
-    return this.#ledger.touch(box);
   }
 
   #mark(): void {
