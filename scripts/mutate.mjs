@@ -14,6 +14,7 @@ const SUITES = {
   rabbitmq: ["test/engines/rabbitmq-faults.test.ts", "test/engines/rabbitmq-operator.test.ts"],
   kill: ["test/crash.test.ts"],
   power: ["test/faults/power.test.ts", "test/faults/replay.test.ts"],
+  fold: ["test/engines/fold.test.ts"],
   fresh: ["test/engines/fresh.test.ts"],
   rot: ["test/faults/rot.test.ts"],
   disk: ["test/engines/sqlite-disk.test.ts", "test/faults/full.test.ts", "test/failstop.test.ts"],

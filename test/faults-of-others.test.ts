@@ -397,6 +397,7 @@ test("[W11] five polls are held at the same time, and answered at the same time,
 function recount(): Totals {
   const db = new Database(databaseFile(rig.data), { readonly: true });
   const rows = db.prepare("SELECT coalesce(ending, 'unsettled') AS name, count(*) AS n FROM deliveries GROUP BY 1").all() as Row[];
+  const folded = Number(db.prepare("SELECT coalesce(sum(mails), 0) FROM folds").pluck().get());
   const fresh = readFresh(db).arrivals.flatMap(({ mails }) => mails.filter((mail) => !mail.isMoved));
   db.close();
   const counts: Record<string, number> = {
@@ -408,6 +409,7 @@ function recount(): Totals {
     dead: 0,
     ...Object.fromEntries(rows.map(({ name, n }) => [name, n])),
   };
+  counts.acked = (counts.acked ?? 0) + folded;
   // What has no rows yet.
   for (const { ended_ms } of fresh) counts[ended_ms === null ? "unsettled" : "acked"] = (counts[ended_ms === null ? "unsettled" : "acked"] ?? 0) + 1;
   return { accepted: Object.values(counts).reduce((sum, n) => sum + n), ...counts } as Totals;

@@ -379,6 +379,7 @@ test("[E53] mail is found by index: no statement scans a table or sorts", () => 
   db.close();
   // Seven rows, and walks along an index that end at their first row.
   expect(scans.sort()).toEqual([
+    "lastFold: SCAN folds USING INDEX folds_first",
     "nextEndedDue: SCAN ended_sessions USING COVERING INDEX ended_sessions_due",
     "nextFoldDue: SCAN folds USING COVERING INDEX folds_due",
     "nextKeyDue: SCAN idempotency USING INDEX idempotency_due",

@@ -1,9 +1,11 @@
 /**
- * Folds: what was acknowledged while it was fresh, in its form for the 24 hours in which it is still known. A fold has the date of up to
- * {@link MAX_MAILS} messages, in place of an entry of an index for each, and their idempotency keys as one text. A key is found by a number made of
- * it, which says in which fold to look: one small row for each key, in place of a large one. docs/decisions/0002 has the figures.
+ * Folds: what was acknowledged while it was fresh, in its form for the 24 hours in which it is still known. A fold is one text with the states of up to
+ * {@link MAX_MAILS} messages and their idempotency keys, and one date, in place of rows and entries of indexes for each. A state is found by the ids
+ * between which a fold's messages lie; a key by a number made of it, which says in which fold to look. docs/decisions/0002 has the figures.
  *
- * In a store of version 6 a fold had the names of its keys only, and each key a row of its own; such folds have no checksums, and go with those rows.
+ * Where messages would lie between those of another fold, since the time of day was set back across a start, their states have rows in `deliveries`,
+ * as in a store of version 7. In one of version 6 a fold had the names of its keys only, and each key a row of its own; such folds have no checksums,
+ * and go with those rows.
  * @module
  */
 import { crc32 } from "node:zlib";
@@ -17,17 +19,23 @@ const MAX_MAILS = 250;
 /** So many go at a time, so that others get their turn. */
 const STEP_FOLDS = 4;
 
-/** A key in a fold: source, key, hash, and what it was answered with: message, when it was accepted, ttl, user; and when it goes. */
-export type FoldedKey = readonly [
+/**
+ * A message in a fold: source, key if it has one, hash, what its sender was answered: message, when it was accepted, ttl, user; until when its key is
+ * known; and when it was acknowledged, where its state is in no row.
+ */
+export type FoldedMail = readonly [
   source: string,
-  key: string,
+  key: string | null,
   hash: string,
   message: string,
   accepted_ms: number,
   ttl: number,
   user: string,
   due_ms: number,
+  ended_ms?: number,
 ];
+/** One that has a key. */
+export type FoldedKey = readonly [source: string, key: string, ...rest: FoldedMail extends readonly [unknown, unknown, ...infer Rest] ? Rest : never];
 
 /** What a key was used for: the hash of its message, the answer to its sender, and until when that is known. */
 export interface KnownKey {
@@ -39,6 +47,8 @@ export interface KnownKey {
 type FoldStatements = Pick<
   Statements,
   | "addFold"
+  | "foldAround"
+  | "lastFold"
   | "addAcked"
   | "addAckedMany"
   | "addKey"
@@ -76,27 +86,39 @@ export class FoldBook {
   }
 
   #addOne(mails: readonly FreshMail[], userOf: (mailbox: number) => string): number {
+    const [first = "", last = ""] = [mails[0]?.message, mails.at(-1)?.message];
+    const around = this.#run.foldAround.get(last);
+    const isApart = !around || around.last < first;
     let dueMs = 0;
-    for (const { ended_ms, key, key_due_ms } of mails) dueMs = Math.max(dueMs, (ended_ms ?? 0) + KEEP_MS, key === null ? 0 : key_due_ms);
+    const folded: FoldedMail[] = [];
+    for (const { source, key, hash, message, accepted_ms, ttl, mailbox, key_due_ms, ended_ms } of mails) {
+      const endedMs = ended_ms ?? 0;
+      const keyDueMs = key === null ? 0 : key_due_ms;
+      dueMs = Math.max(dueMs, endedMs + KEEP_MS, keyDueMs);
+      const mail = [source, key, hash ?? "", message, accepted_ms, ttl, userOf(mailbox), keyDueMs] as const;
+      if (isApart) folded.push([...mail, endedMs]);
+      else if (key !== null) folded.push(mail);
+    }
     dueMs = strokeOf(dueMs);
-    const keys: FoldedKey[] = [];
-    for (const { source, key, hash, message, accepted_ms, ttl, mailbox, key_due_ms } of mails)
-      if (key !== null) keys.push([source, key, hash ?? "", message, accepted_ms, ttl, userOf(mailbox), key_due_ms]);
+    const keys = folded.filter(isKey);
     // Sorted, they are put into their tree, and taken out of it, from one end to the other.
     const numbers = Float64Array.from(keys, numberOfKey).sort();
     // A line for each: one is found without reading all.
-    const text = `[${keys.map((key) => JSON.stringify(key)).join(",\n")}]`;
+    const text = `[${folded.map((mail) => JSON.stringify(mail)).join(",\n")}]`;
     const bytes = Buffer.from(numbers.buffer);
-    const n = Number(
-      this.#run.addFold.run(dueMs, mails[0]?.message, mails.at(-1)?.message, text, crc32(text), bytes, checksumOfNumbers(dueMs, bytes))
-        .lastInsertRowid,
-    );
+    const checksums = [crc32(text), checksumOfNumbers(dueMs, bytes)] as const;
+    const row = [dueMs, first, last, text, checksums[0], bytes, checksums[1], isApart ? mails.length : null] as const;
+    const n = Number(this.#run.addFold.run(...row).lastInsertRowid);
+    if (!isApart) this.#addStates(n, mails);
+    this.#addNumbers(n, numbers, keys);
+    return dueMs;
+  }
+
+  #addStates(n: number, mails: readonly FreshMail[]): void {
     const acked = new RowsInserted(this.#run.addAcked, this.#run.addAckedMany);
     for (const { message, mailbox, seq, source, bytes, expires_ms, ended_ms } of mails)
       acked.add([message, mailbox, seq, source, bytes, expires_ms, ended_ms, n]);
     acked.end();
-    this.#addNumbers(n, numbers, keys);
-    return dueMs;
   }
 
   /** Rows by which the keys of a fold are found. Where a number is another key's already, which is next to never, the later key has a row of its own. */
@@ -123,11 +145,31 @@ export class FoldBook {
     const at = `\n${fold.keys.slice(1)}`.indexOf(`\n${JSON.stringify([source, key]).slice(0, -1)},`);
     if (at < 0) {
       // The number is another key's, then.
-      return keysOf(fold)?.some((each) => numberOfKey(each) === number) ? undefined : "damaged";
+      return mailsOf(fold)?.some((each) => isKey(each) && numberOfKey(each) === number) ? undefined : "damaged";
     }
     const [line = ""] = fold.keys.slice(at + 1).split("\n", 1);
     const [, , hash, message, accepted_ms, ttl, user, due_ms] = JSON.parse(line.slice(0, -1)) as FoldedKey;
     return { hash, answer: answerOf({ message, accepted_ms, ttl }, user), due_ms };
+  }
+
+  /** What a fold knows of a message whose state is in no row; `damaged` where it is no longer what was written; undefined where no fold has it. */
+  ofMessage(message: string): { readonly source: string; readonly user: string; readonly ended_ms: number } | "damaged" | undefined {
+    const around = this.#run.foldAround.get(message);
+    if (!around || around.last < message) return undefined;
+    const fold = this.#run.keysOfFold.get(around.n);
+    if (!fold || crc32(fold.keys) !== fold.keys_checksum) return "damaged";
+    const text = JSON.stringify(message);
+    for (const line of fold.keys.slice(1, -1).split(",\n")) {
+      if (!line.includes(text)) continue;
+      const [source, , , id, , , user, , ended_ms = 0] = JSON.parse(line) as FoldedMail;
+      if (id === message) return { source, user, ended_ms };
+    }
+    return undefined;
+  }
+
+  /** The highest id of a message whose state is in a fold. */
+  get lastMessage(): string {
+    return this.#run.lastFold.get()?.last ?? "";
   }
 
   /** A key that is found no more. */
@@ -143,24 +185,27 @@ export class FoldBook {
     const folds = this.#run.dueFolds.all(nowMs, STEP_FOLDS);
     for (const fold of folds) {
       const { n, first, last } = fold;
-      this.#run.dropFolded.run(first, last, n, nowMs - KEEP_MS);
+      if (fold.mails === null) this.#run.dropFolded.run(first, last, n, nowMs - KEEP_MS);
       const latestMs = fold.keys_checksum === null ? this.#dropRows(fold, nowMs) : this.#dropNumbers(fold, nowMs);
-      // What it says of keys goes with it: not before the last of them.
+      // What it says goes with it: not before the last of it.
       if (latestMs > nowMs) this.#run.moveFold.run(strokeOf(latestMs), n);
       else this.#run.dropFold.run(n);
     }
     return folds.length > 0;
   }
 
-  /** @returns the last date of a key, ms since the Unix epoch; 0 where nothing says it */
+  /** @returns the last date of what the fold says, ms since the Unix epoch; 0 where nothing says it */
   #dropNumbers(fold: FoldRow, nowMs: number): number {
     const { n, due_ms, numbers, numbers_checksum } = fold;
     const isWhole = numbers !== null && numbers.length % 8 === 0 && checksumOfNumbers(due_ms, numbers) === numbers_checksum;
-    // Its own date or its numbers are not what was written: the keys say both, too.
-    const keys = isWhole ? [] : (keysOf(fold) ?? []);
-    const latestMs = keys.reduce((latest, key) => Math.max(latest, key[7]), 0);
+    // Its own date or its numbers are not what was written: the text says both, too.
+    const mails = isWhole ? [] : (mailsOf(fold) ?? []);
+    const latestMs = mails.reduce(
+      (latest, [, , , , , , , keyDueMs, endedMs]) => Math.max(latest, keyDueMs, endedMs === undefined ? 0 : endedMs + KEEP_MS),
+      0,
+    );
     if (latestMs > nowMs) return latestMs;
-    const all = isWhole ? new Float64Array(Uint8Array.from(numbers).buffer) : keys.map(numberOfKey);
+    const all = isWhole ? new Float64Array(Uint8Array.from(numbers).buffer) : mails.filter(isKey).map(numberOfKey);
     for (const number of all) this.#run.dropFoldedKeyOf.run(number, n);
     return latestMs;
   }
@@ -172,11 +217,14 @@ export class FoldBook {
   }
 }
 
-/** The keys of a fold; undefined where they are not what was written. Of version 6: none. */
-export function keysOf(fold: Pick<FoldRow, "keys" | "keys_checksum"> | undefined): readonly FoldedKey[] | undefined {
-  if (!fold) return undefined;
+/** The messages of a fold; undefined where they are not what was written. Of version 6: none, of version 7: those with keys. */
+export function mailsOf(fold: Pick<FoldRow, "keys" | "keys_checksum">): readonly FoldedMail[] | undefined {
   if (fold.keys_checksum === null) return [];
-  return crc32(fold.keys) === fold.keys_checksum ? (JSON.parse(fold.keys) as FoldedKey[]) : undefined;
+  return crc32(fold.keys) === fold.keys_checksum ? (JSON.parse(fold.keys) as FoldedMail[]) : undefined;
+}
+
+export function isKey(mail: FoldedMail): mail is FoldedKey {
+  return mail[1] !== null;
 }
 
 /** The row that a key would have of its own: source, key, hash, accepted, due_ms, checksum. */

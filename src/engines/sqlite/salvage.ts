@@ -7,7 +7,7 @@ import { crc32 } from "node:zlib";
 import Database from "better-sqlite3";
 import { ENDINGS } from "./call.ts";
 import { checksumOfDelivery, checksumOfKey, checksumOfMailbox } from "./checksum.ts";
-import { keysOf, rowOf } from "./fold.ts";
+import { type FoldedMail, isKey, mailsOf, rowOf } from "./fold.ts";
 import { keyOf, replayFresh } from "./fresh.ts";
 import { KEEP_MS } from "./keep.ts";
 import { Pages, type Value } from "./page.ts";
@@ -88,6 +88,7 @@ class Salvage {
     this.#mailboxes();
     this.#events();
     this.#deliveries();
+    this.#foldedStates();
     const fresh = this.#fresh(totals.get("folded") ?? 0);
     const unaddressed = this.#tidy();
     const keys = this.#keys();
@@ -203,6 +204,25 @@ class Salvage {
     }
   }
 
+  /** Gives the states that are in folds rows of their own. */
+  #foldedStates(): void {
+    const add = this.#into.prepare(
+      `INSERT INTO deliveries (message, mailbox, source, bytes, attempts, expires_ms, due_ms, ending, ended_ms)
+        SELECT ?, id, ?, 0, 1, ?, ?, 'acked', ? FROM mailboxes WHERE user = ? ON CONFLICT DO NOTHING`,
+    );
+    for (const mails of this.#folds())
+      for (const [source, , , message, accepted_ms, ttl, user, , ended_ms] of mails)
+        if (ended_ms !== undefined) add.run(message, source, accepted_ms + ttl * 1_000, ended_ms + KEEP_MS, ended_ms, user);
+  }
+
+  /** What is in the folds that can be read. */
+  *#folds(): Generator<readonly FoldedMail[]> {
+    for (const { values } of this.#rows("folds", 6, true)) {
+      const [, , , , text, textChecksum] = values;
+      if (typeof text === "string" && typeof textChecksum === "number") yield mailsOf({ keys: text, keys_checksum: textChecksum }) ?? [];
+    }
+  }
+
   /**
    * Gives fresh mail the rows that the server would have given it.
    * @param folded  the commit up to which it had them
@@ -286,11 +306,7 @@ class Salvage {
       const right = checksumOfKey(String(source), String(key), String(hash), String(accepted), dueMs);
       if (!this.#hasChecksums || checksum === right) taken += add.run(source, key, hash, accepted, dueMs, right).changes;
     }
-    for (const { values } of this.#rows("folds", 6, true)) {
-      const [, , , , text, textChecksum] = values;
-      if (typeof text !== "string" || typeof textChecksum !== "number") continue;
-      for (const key of keysOf({ keys: text, keys_checksum: textChecksum }) ?? []) taken += add.run(...rowOf(key)).changes;
-    }
+    for (const mails of this.#folds()) for (const key of mails.filter(isKey)) taken += add.run(...rowOf(key)).changes;
     return taken;
   }
 

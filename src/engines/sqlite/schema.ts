@@ -100,6 +100,12 @@ export const MIGRATIONS: readonly string[] = [
   ALTER TABLE folds ADD COLUMN numbers_checksum INTEGER;
   CREATE TABLE folded_keys (number INTEGER PRIMARY KEY, fold INTEGER NOT NULL) STRICT;
   `,
+  `
+  -- mails: the states of so many messages are in the text, too, with those that have no key. null: they have rows in deliveries. No two such folds have
+  -- messages between each other's first and last.
+  ALTER TABLE folds ADD COLUMN mails INTEGER;
+  CREATE INDEX folds_first ON folds (first) WHERE mails IS NOT NULL;
+  `,
 ];
 
 /** The version whose rows have checksums. */
@@ -113,6 +119,9 @@ export const FOLDS_SINCE = 6;
 
 /** The version whose folds have the keys themselves. */
 export const FOLDED_KEYS_SINCE = 7;
+
+/** The version whose folds have the states of their messages. */
+export const FOLDED_STATES_SINCE = 8;
 
 /** Why a store cannot be opened: a sentence for the operator. */
 export class CannotOpen extends Error {}

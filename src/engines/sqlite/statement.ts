@@ -44,7 +44,7 @@ export const SQL = {
 
   addDelivery: `INSERT INTO deliveries (message, mailbox, seq, event, source, session, topic, bytes, attempts, expires_ms, due_ms, ending, ended_ms, checksum)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)`,
-  /** Of fresh mail that was acknowledged. */
+  /** Of fresh mail that was acknowledged, where its fold cannot have its state. */
   addAcked: addAcked(1),
   addAckedMany: addAcked(MANY),
   endDelivery:
@@ -87,16 +87,20 @@ export const SQL = {
     (SELECT source, key FROM idempotency WHERE due_ms <= ${INT} AND fold IS NULL ORDER BY due_ms LIMIT ${STEP_ROWS})`,
   nextKeyDue: "SELECT due_ms FROM idempotency WHERE fold IS NULL ORDER BY due_ms LIMIT 1",
 
-  addFold: "INSERT INTO folds (due_ms, first, last, keys, keys_checksum, numbers, numbers_checksum) VALUES (?, ?, ?, ?, ?, ?, ?)",
-  dueFolds: `SELECT n, due_ms, first, last, keys, keys_checksum, numbers, numbers_checksum FROM folds WHERE due_ms <= ${INT} ORDER BY due_ms LIMIT ${INT}`,
+  addFold: "INSERT INTO folds (due_ms, first, last, keys, keys_checksum, numbers, numbers_checksum, mails) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+  dueFolds: `SELECT n, due_ms, first, last, keys, keys_checksum, numbers, numbers_checksum, mails FROM folds
+    WHERE due_ms <= ${INT} ORDER BY due_ms LIMIT ${INT}`,
   nextFoldDue: "SELECT due_ms FROM folds ORDER BY due_ms LIMIT 1",
   dropFold: "DELETE FROM folds WHERE n = ?",
-  /** Each row is asked for its own date, too: what a damaged row of a fold says lets nothing go early. */
+  /** Of a fold without states. Each row is asked for its own date, too: what a damaged row of a fold says lets nothing go early. */
   dropFolded: `DELETE FROM deliveries WHERE message BETWEEN ${TEXT} AND ${TEXT} AND fold = ${INT} AND ending = 'acked' AND ended_ms <= ${INT}`,
   /** It goes later. */
   moveFold: "UPDATE folds SET due_ms = ?, numbers_checksum = NULL WHERE n = ?",
   foldOfKey: "SELECT fold FROM folded_keys WHERE number = ?",
   keysOfFold: "SELECT keys, keys_checksum FROM folds WHERE n = ?",
+  /** The one fold with states in which a message can be. */
+  foldAround: `SELECT n, last FROM folds WHERE first <= ${TEXT} AND mails IS NOT NULL ORDER BY first DESC LIMIT 1`,
+  lastFold: "SELECT last FROM folds WHERE mails IS NOT NULL ORDER BY first DESC LIMIT 1",
   addFoldedKey: addFoldedKeys(1),
   addFoldedKeys: addFoldedKeys(MANY),
   dropFoldedKey: "DELETE FROM folded_keys WHERE number = ?",
@@ -194,6 +198,7 @@ export interface FoldRow {
   readonly keys_checksum: number | null;
   readonly numbers: Buffer | null;
   readonly numbers_checksum: number | null;
+  readonly mails: number | null;
 }
 
 export interface WalkRow extends CheckedDelivery {
@@ -244,6 +249,8 @@ type Rows = {
   key: KeyRow;
   foldOfKey: { fold: number };
   keysOfFold: { keys: string; keys_checksum: number | null };
+  foldAround: { n: number; last: string };
+  lastFold: { last: string };
   totals: { name: string; n: number };
   commits: { n: number };
 };

@@ -97,7 +97,8 @@ export class Store {
     this.epoch = String(db.prepare("SELECT value FROM meta WHERE key = 'epoch'").pluck().get());
     // What a process that was killed has left.
     this.#fresh.load(db);
-    this.#lastMessage = this.#fresh.lastMessage(this.#run.lastMessage.get()?.message ?? "");
+    const [ofRows, ofFolds] = [this.#run.lastMessage.get()?.message ?? "", this.#folds.lastMessage];
+    this.#lastMessage = this.#fresh.lastMessage(ofRows > ofFolds ? ofRows : ofFolds);
   }
 
   /** Whether fresh mail shall get its rows, because there is much of it; and when there is time, any. */
@@ -228,7 +229,7 @@ export class Store {
       if (known) return known.hash === hash ? known.answer : CONFLICT;
     }
     if (id > this.#lastMessage) this.#lastMessage = id;
-    else if (this.#fresh.find(id) || this.#run.isMessage.get(id)) throw new Error(`message ${id} is there already`);
+    else if (this.#fresh.find(id) || this.#run.isMessage.get(id) || this.#folds.ofMessage(id)) throw new Error(`message ${id} is there already`);
     if (this.#fresh.takes(item)) return this.#appendFresh(item, keyName);
     if (sessions?.some((session) => session !== null && this.#sessions.hasEnded(session, this.outcome.nowMs))) return SESSION_ENDED;
     const bytes = Buffer.byteLength(event);
@@ -490,8 +491,12 @@ export class Store {
     }
     const rows = this.#run.states.all(id);
     const [first] = rows;
-    if (!first) return null;
-    return { source: first.source, recipients: rows.map((row) => [row.user, row.ending, row.ended_ms]) };
+    if (first) return { source: first.source, recipients: rows.map((row) => [row.user, row.ending, row.ended_ms]) };
+    const folded = this.#folds.ofMessage(id);
+    if (folded === "damaged")
+      this.outcome.sayDamaged(`The state of message ${id} is damaged on the disk: whoever asks for it is told that it is not known.`);
+    if (!folded || folded === "damaged") return null;
+    return { source: folded.source, recipients: [[folded.user, ENDINGS[ACKED], folded.ended_ms]] };
   }
 
   #evict(id: string): number {

@@ -6,11 +6,11 @@ import { existsSync, rmSync, statSync } from "node:fs";
 import { crc32 } from "node:zlib";
 import Database from "better-sqlite3";
 import { type CheckedDelivery, checksumOfKey, checksumOfMailbox, isIntact, MAILBOX_COLUMNS } from "./checksum.ts";
-import { type FoldedKey, keysOf, numberOfKey } from "./fold.ts";
+import { type FoldedKey, isKey, mailsOf, numberOfKey } from "./fold.ts";
 import { readFresh } from "./fresh.ts";
 import { damageOfLog } from "./log.ts";
 import { readMark } from "./mark.ts";
-import { type Db, databaseFile, FOLDED_KEYS_SINCE, FOLDS_SINCE, FRESH_SINCE } from "./schema.ts";
+import { type Db, databaseFile, FOLDED_KEYS_SINCE, FOLDED_STATES_SINCE, FOLDS_SINCE, FRESH_SINCE } from "./schema.ts";
 
 /** Most findings of one kind that are told. */
 const MAX_TOLD = 20;
@@ -166,10 +166,10 @@ export function damageOfRows(db: Db, version: number): Rows {
     for (const table of version >= FOLDED_KEYS_SINCE ? ["idempotency", "folded_keys"] : ["idempotency"])
       count("idempotency keys have no date at which they go", leftovers, alone(table));
   }
-  let keys = 0;
-  if (version >= FOLDED_KEYS_SINCE) {
-    keys += damageOfFoldedKeys(db);
-  }
+  const folded = version >= FOLDED_KEYS_SINCE ? damageOfFolds(db, version) : { keys: 0, states: 0 };
+  if (folded.states > 0)
+    findings.push(`${folded.states} states of acknowledged messages are not what was written: whoever asks for them is told that they are not known`);
+  let { keys } = folded;
   const idempotency = db.prepare<[], { source: string; key: string; hash: string; accepted: string; due_ms: number; checksum: number }>(
     "SELECT source, key, hash, accepted, due_ms, checksum FROM idempotency",
   );
@@ -182,22 +182,39 @@ export function damageOfRows(db: Db, version: number): Rows {
   return { findings, unreadable, leftovers };
 }
 
-/** How many keys of folds are not what was written, or would not be found though they should. */
-function damageOfFoldedKeys(db: Db): number {
-  let damaged = 0;
+/** How many keys and states of folds are not what was written, or would not be found though they should. */
+function damageOfFolds(db: Db, version: number): { readonly keys: number; readonly states: number } {
+  let [damagedKeys, damagedStates] = [0, 0];
   const nowMs = Date.now();
   const fold = db.prepare<[number], number>("SELECT fold FROM folded_keys WHERE number = ?").pluck();
   const row = db.prepare<[string, string]>("SELECT 1 FROM idempotency WHERE source = ? AND key = ?").pluck();
-  const folds = db.prepare<[], { n: number; keys: string; keys_checksum: number | null; mails: number | null }>(
-    "SELECT n, keys, keys_checksum, length(numbers) / 8 AS mails FROM folds",
+  const hasStates = version >= FOLDED_STATES_SINCE;
+  const folds = db.prepare<[], CheckedFold>(
+    `SELECT n, first, last, keys, keys_checksum, length(numbers) / 8 AS numbers, ${hasStates ? "mails" : "NULL AS mails"} FROM folds ORDER BY first`,
   );
+  let lastOfAll = "";
   for (const each of folds.iterate()) {
-    const keys = keysOf(each);
+    const mails = mailsOf(each);
     // One that was used again is in a later fold, and one whose number is another's has a row of its own.
     const isFound = (key: FoldedKey) => key[7] <= nowMs || (fold.get(numberOfKey(key)) ?? 0) >= each.n || row.get(key[0], key[1]) !== undefined;
-    damaged += keys ? keys.filter((key) => !isFound(key)).length : Math.max(each.mails ?? 0, 1);
+    damagedKeys += mails ? mails.filter((mail) => isKey(mail) && !isFound(mail)).length : Math.max(each.numbers ?? 0, each.mails === null ? 1 : 0);
+    if (each.mails === null) continue;
+    const isAround = mails?.[0]?.[3] === each.first && mails.at(-1)?.[3] === each.last && mails.length === each.mails && each.first > lastOfAll;
+    if (!isAround) damagedStates += each.mails;
+    lastOfAll = each.last;
   }
-  return damaged;
+  return { keys: damagedKeys, states: damagedStates };
+}
+
+interface CheckedFold {
+  readonly n: number;
+  readonly first: string;
+  readonly last: string;
+  readonly keys: string;
+  readonly keys_checksum: number | null;
+  /** How many. */
+  readonly numbers: number | null;
+  readonly mails: number | null;
 }
 
 /**
