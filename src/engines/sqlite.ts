@@ -31,7 +31,7 @@ import { asHandoverError, HandoverError } from "../errors.ts";
 import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
 import { SetBack } from "../set-back.ts";
 import { type Tail, tell } from "../tail.ts";
-import type { AppendItem, FromWorker, Happening, Op, Result, ResultOf, ToWorker, UnsettledRow, WorkerOptions } from "./sqlite/call.ts";
+import type { AppendItem, FromWorker, Happening, Op, Result, ResultOf, ToWorker, UnsettledRow, WorkerData, WorkerOptions } from "./sqlite/call.ts";
 import { COPY, MAX_BATCH_BYTES } from "./sqlite/call.ts";
 import {
   checkText,
@@ -149,6 +149,8 @@ class Sqlite implements SqliteEngine {
   #queueWeight = 0;
   /** Batches that the worker has, the one that it is at first. */
   readonly #sent: (readonly Asked[])[] = [];
+  /** How many were posted: {@link WorkerData.batches}. */
+  readonly #batches = new Int32Array(new SharedArrayBuffer(4));
   #isFlushPlanned = false;
   #withNews = new Set<LiveTail>();
   #watchdog: NodeJS.Timeout | undefined;
@@ -184,7 +186,8 @@ class Sqlite implements SqliteEngine {
     if (this.#state !== "new") throw new HandoverError("store-unavailable", "The store was opened before; make a new engine to open it again.");
     this.#failed = failed;
     const extension = import.meta.url.endsWith(".ts") ? "ts" : "js";
-    const worker = new Worker(new URL(`./sqlite/worker.${extension}`, import.meta.url), { workerData: this.#workerOptions, name: "handover-store" });
+    const workerData: WorkerData = { ...this.#workerOptions, batches: this.#batches };
+    const worker = new Worker(new URL(`./sqlite/worker.${extension}`, import.meta.url), { workerData, name: "handover-store" });
     this.#worker = worker;
     await new Promise<void>((resolve, reject) => {
       const refuse = (message: string) => {
@@ -484,6 +487,7 @@ class Sqlite implements SqliteEngine {
     this.#sent.push(batch);
     if (this.#sent.length === 1) this.#watchCommit();
     const ops = batch.map((asked) => asked.op);
+    Atomics.add(this.#batches, 0, 1);
     this.#worker?.postMessage({ kind: "batch", batch: { nowMs: this.#now(), ops, bytes: weight * DELIVERY_BYTES } } satisfies ToWorker);
   }
 

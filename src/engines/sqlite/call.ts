@@ -174,3 +174,8 @@ export interface WorkerOptions {
   readonly maxAttempts: number;
   readonly reserveBytes: number;
 }
+
+export interface WorkerData extends WorkerOptions {
+  /** How many batches were posted, as one number that both threads see: so the worker knows whether another one waits. */
+  readonly batches: Int32Array<SharedArrayBuffer>;
+}

@@ -117,9 +117,14 @@ export class FreshBook {
     return last;
   }
 
-  /** Whether there is so much that the oldest shall get rows. */
+  /** Whether there is so much that the oldest shall get rows, besides what gets them in this transaction. */
   get isFull(): boolean {
-    return this.#size > MAX_MAILS || this.#bytes > MAX_BYTES;
+    let [size, bytes] = [this.#size, this.#bytes];
+    for (let at = 0; at < this.#dropping; at++) {
+      size -= this.#arrivals[at]?.mails.length ?? 0;
+      bytes -= this.#arrivals[at]?.bytes ?? 0;
+    }
+    return size > MAX_MAILS || bytes > MAX_BYTES;
   }
 
   /** Whether it has been here longer than it should when something is swept: the clock was set, or nobody had time. */

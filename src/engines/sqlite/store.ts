@@ -109,8 +109,13 @@ export class Store {
   /** Gives the oldest fresh mail its rows, in a commit of its own that answers nobody. May throw as {@link commit}; then {@link rollback}. */
   fold(): void {
     this.begin(this.outcome.nowMs);
-    this.#giveRows(this.#fresh.takeOldest());
+    this.foldOldest();
     this.commit();
+  }
+
+  /** Gives the oldest fresh mail its rows, in the transaction that was begun. */
+  foldOldest(): void {
+    this.#giveRows(this.#fresh.takeOldest());
   }
 
   /** From now on nothing is fresh, and the file is whole without it; until {@link resumeFresh}. */
@@ -536,7 +541,7 @@ export class Store {
   #sweep(setBackMs: number | null): boolean {
     if (setBackMs !== null) this.#deliveries.comeEarlier(setBackMs);
     if (this.#fresh.isOld(this.outcome.nowMs)) {
-      this.#giveRows(this.#fresh.takeOldest());
+      this.foldOldest();
       return true;
     }
     const rows = this.#run.due.all(this.outcome.nowMs);

@@ -16,6 +16,7 @@ import {
   type Refusal,
   type Result,
   type ToWorker,
+  type WorkerData,
   type WorkerOptions,
 } from "./call.ts";
 import { copyStore, removeCopy } from "./copy.ts";
@@ -31,7 +32,7 @@ import { Store } from "./store.ts";
  */
 const CHECKPOINT_PAGES = 1_000;
 const QUIET_CHECKPOINT_PAGES = 100;
-/** Steps of giving fresh mail its rows between two batches: who waits for the second one shall not wait for all of them. */
+/** Steps of giving fresh mail its rows before a batch: who waits for it shall not wait for all of them. */
 const MAX_FOLDS = 8;
 /** Free pages, at least this many and a tenth of the file, from which on the file is made smaller, so many at a step. What comes next needs some, too. */
 const FREE_PAGES = 256;
@@ -86,10 +87,14 @@ class Desk {
     let level: Level = batch.ops.some(isAppend) && !this.#hasRoomFor(batch) ? 1 : 0;
     let apart = false;
     let wasFull = false;
+    let isFolding = true;
     const startedAtMs = performance.now();
     for (;;) {
       try {
         this.#store.begin(batch.nowMs);
+        // What fresh mail is to get rows shares the commit, and its sync.
+        if (isFolding) for (let folds = 0; folds < MAX_FOLDS && this.#store.isToFold(false); folds++) this.#store.foldOldest();
+        isFolding = false;
         const results = batch.ops.map((op, place) => this.#one(op, place, level, apart));
         this.#store.commit();
         const { happenings, dueMs, wrote, log, damages } = this.#store.outcome;
@@ -98,6 +103,8 @@ class Desk {
         return { kind: "done", results, happenings, dueMs, wrote, durationMs, damages, log: [...this.takeLog(), ...log] };
       } catch (thrown) {
         this.#store.rollback();
+        if (isFolding && !isFull(thrown)) throw thrown;
+        isFolding = false;
         if (isFull(thrown)) {
           if (level === 2)
             return {
@@ -171,9 +178,14 @@ class Desk {
     }
   }
 
-  /** Upkeep after an answer has gone out. @returns whether there is more to do at the next quiet moment */
-  rest(isQuiet: boolean): boolean {
-    for (let folds = 0; folds < MAX_FOLDS && this.#store.isToFold(false) && this.#fold(); folds++) {}
+  /**
+   * Upkeep after an answer has gone out.
+   * @param load  whether nobody has asked for anything for a while, or a batch waits already, which then gives fresh mail its rows itself
+   * @returns whether there is more to do at the next quiet moment
+   */
+  rest(load: "quiet" | "idle" | "busy"): boolean {
+    const isQuiet = load === "quiet";
+    for (let folds = 0; load !== "busy" && folds < MAX_FOLDS && this.#store.isToFold(false) && this.#fold(); folds++) {}
     if (isQuiet && this.#store.isToFold(true) && this.#fold() && this.#store.isToFold(true)) return true;
     try {
       const [look] = this.#look.all() as { log: number; checkpointed: number }[];
@@ -262,7 +274,7 @@ function isOfTheOp(thrown: unknown): boolean {
   return code === undefined || /^SQLITE_(CONSTRAINT|TOOBIG|MISMATCH|RANGE)/.test(code);
 }
 
-function serve(port: NonNullable<typeof parentPort>, options: WorkerOptions): void {
+function serve(port: NonNullable<typeof parentPort>, options: WorkerData): void {
   const say = (message: FromWorker) => port.postMessage(message);
   let db: Db | undefined;
   let desk: Desk;
@@ -282,15 +294,17 @@ function serve(port: NonNullable<typeof parentPort>, options: WorkerOptions): vo
     say({ kind: "failed", message, isDamaged: isRot, log: desk.takeLog() });
     port.close();
   };
+  let batches = 0;
   port.on("message", (message: ToWorker) => {
     try {
       switch (message.kind) {
         case "batch":
+          batches = (batches + 1) | 0;
           say(desk.carryOut(message.batch));
-          desk.rest(false);
+          desk.rest(Atomics.load(options.batches, 0) === batches ? "idle" : "busy");
           break;
         case "rest":
-          say({ kind: "rested", more: desk.rest(true), log: desk.takeLog() });
+          say({ kind: "rested", more: desk.rest("quiet"), log: desk.takeLog() });
           break;
         case "copy":
           desk.copy().then((refusal) => say({ kind: "copied", refusal }), failed);
@@ -308,4 +322,4 @@ function serve(port: NonNullable<typeof parentPort>, options: WorkerOptions): vo
   say({ kind: "open", epoch: desk.epoch, log: desk.takeLog() });
 }
 
-if (parentPort) serve(parentPort, workerData as WorkerOptions);
+if (parentPort) serve(parentPort, workerData as WorkerData);
