@@ -144,7 +144,7 @@ export class Hub implements Gateway {
   async sendEach(identity: Identity, requests: readonly unknown[]): Promise<readonly (Accepted | HandoverError)[]> {
     const startedAtMs = performance.now();
     try {
-      const prepared = await this.#prepare(identity, requests);
+      const prepared = await this.#prepare(identity, requests, SCHEMAS.framedMessage);
       const good = prepared.filter(isPrepared);
       await this.#announce(good);
       const outcomes = good.length === 0 ? [] : await this.#engine.appendEach(good);
@@ -164,7 +164,11 @@ export class Hub implements Gateway {
   }
 
   /** Who may, to whom: each request as the engine takes it, or why not. @throws HandoverError what refuses all of them */
-  async #prepare(identity: Identity, requests: readonly unknown[]): Promise<readonly (Addressed | HandoverError)[]> {
+  async #prepare(
+    identity: Identity,
+    requests: readonly unknown[],
+    schema: typeof SCHEMAS.message | typeof SCHEMAS.framedMessage = SCHEMAS.message,
+  ): Promise<readonly (Addressed | HandoverError)[]> {
     if (this.isDraining) throw this.draining();
     requireUnexpired(identity);
     // The body may have taken its time.
@@ -178,7 +182,7 @@ export class Hub implements Gateway {
         }
       };
     };
-    const parsed = requests.map(orError((request: unknown) => parse(SCHEMAS.message, request, "The message")));
+    const parsed = requests.map(orError((request: unknown) => parse(schema, request, "The message")));
     // Most name users, and nobody has to be asked for those.
     const users = identity.kind === "service" ? await this.#usersOfSessions(parsed) : undefined;
     const rules = { ...this.#rules, usersOfSession: (session: SessionId) => users?.get(session) ?? [] };

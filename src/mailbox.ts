@@ -15,7 +15,7 @@ import {
   type UserId,
   writeDelivery,
 } from "./protocol.ts";
-import { type ReadableMailbox, Receiver, type SharedDelivery } from "./receiver.ts";
+import { type ReadableMailbox, Receiver } from "./receiver.ts";
 
 /** How long a receiver is remembered after its last poll, and else after its last connection or its first word (PROTOCOL.md, section 5). */
 const LIVE_AFTER_POLL_MS = 30_000;
@@ -182,10 +182,7 @@ export class Mailbox implements MailboxEvents, ReadableMailbox {
     const before = this.#head;
     const reserving = this.#reserving;
     if (reserving && this.isReserving) for (const { id, seq } of entries) this.#reserve(reserving, id, seq);
-    const deliveries: SharedDelivery[] = entries.map((entry) => {
-      const { seq, text, acceptedAtMs } = writeDelivery(entry);
-      return { seq, text, acceptedAtMs, session: entry.session };
-    });
+    const deliveries = entries.map(writeDelivery);
     this.#advance(entries.at(-1)?.seq ?? before);
     for (const receiver of this.#receivers.values()) receiver.offer(before, deliveries, this.#head);
   }

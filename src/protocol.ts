@@ -125,6 +125,8 @@ const window = Type.Integer({ minimum: 1, maximum: 1_000_000, description: `most
 /** Schemas of everything that comes from outside, by the name used in error messages. */
 export const SCHEMAS = {
   message: Type.Object(message, closed),
+  /** One of a `send` frame, which has checked its `ref`. */
+  framedMessage: Type.Object({ ref, ...message }, closed),
   messages: Type.Array(Type.Unknown(), { minItems: 1, maxItems: PROTOCOL.maxMessagesPerBatch, description: "each one a message" }),
   poll: Type.Object(
     {
@@ -196,6 +198,7 @@ interface WritableEntry {
   readonly id: MessageId;
   readonly deliveryCount: number;
   readonly event: string;
+  readonly session?: SessionId | undefined;
 }
 
 /** One delivery, written once for all receivers of the mailbox: `text` is `{"seq":…,"deliveryCount":…,"event":{…}}`. */
@@ -204,6 +207,8 @@ export interface Delivery {
   readonly text: string;
   /** When the message was accepted, ms since the Unix epoch; undefined when it comes again, after a nack. */
   readonly acceptedAtMs?: number | undefined;
+  /** The only session that it is for. */
+  readonly session?: SessionId | undefined;
 }
 
 /** What the server tells a receiver beside its deliveries, as frames. On long polling and SSE it goes out in that transport's form. */
@@ -291,32 +296,33 @@ export function parseJson(text: string, what: string): unknown {
  * @throws HandoverError bad-request
  */
 export function writeData(value: unknown): string {
-  let hasNegativeZero = false;
-  // An own stack: a body of 1 MiB can nest 500,000 levels, which recursion would not survive.
-  const stack: { value: unknown; depth: number }[] = [{ value, depth: 0 }];
-  for (let item = stack.pop(); item; item = stack.pop()) {
-    const current = item.value;
-    if (typeof current === "string") {
-      if (!current.isWellFormed()) throw refusedData("a lone surrogate, which is not text");
-    } else if (typeof current === "number") {
-      if (!Number.isFinite(current)) throw refusedData("a number that does not fit a double");
-      if (Object.is(current, -0)) hasNegativeZero = true;
-    } else if (typeof current === "object" && current !== null) {
-      if (item.depth >= PROTOCOL.maxDepth) throw refusedData(`more than ${PROTOCOL.maxDepth} levels`);
-      const depth = item.depth + 1;
-      if (Array.isArray(current)) {
-        for (const element of current) stack.push({ value: element, depth });
-      } else {
-        for (const key of Object.keys(current)) {
-          if (key === "__proto__") throw refusedData("a key named __proto__");
-          if (!key.isWellFormed()) throw refusedData("a lone surrogate, which is not text");
-          stack.push({ value: (current as Record<string, unknown>)[key], depth });
-        }
-      }
-    }
-  }
-  if (!hasNegativeZero) return JSON.stringify(value);
+  if (!checkData(value, 0)) return JSON.stringify(value);
   return JSON.stringify(value, (_key, each: unknown) => (Object.is(each, -0) ? rawJson("-0") : each));
+}
+
+/** @returns whether there is a -0 in it. @throws HandoverError bad-request */
+function checkData(value: unknown, depth: number): boolean {
+  if (typeof value === "string") {
+    if (!value.isWellFormed()) throw refusedData("a lone surrogate, which is not text");
+    return false;
+  }
+  if (typeof value === "number") {
+    if (!Number.isFinite(value)) throw refusedData("a number that does not fit a double");
+    return Object.is(value, -0);
+  }
+  if (typeof value !== "object" || value === null) return false;
+  if (depth >= PROTOCOL.maxDepth) throw refusedData(`more than ${PROTOCOL.maxDepth} levels`);
+  let hasNegativeZero = false;
+  if (Array.isArray(value)) {
+    for (const element of value) if (checkData(element, depth + 1)) hasNegativeZero = true;
+    return hasNegativeZero;
+  }
+  for (const key of Object.keys(value)) {
+    if (key === "__proto__") throw refusedData("a key named __proto__");
+    if (!key.isWellFormed()) throw refusedData("a lone surrogate, which is not text");
+    if (checkData((value as Record<string, unknown>)[key], depth + 1)) hasNegativeZero = true;
+  }
+  return hasNegativeZero;
 }
 
 // In V8 since 12 (Node 22); the types of ES2024 do not have it yet.
@@ -327,9 +333,9 @@ function refusedData(what: string): HandoverError {
 }
 
 /** Writes a delivery from the event's JSON text, without parsing that text. */
-export function writeDelivery({ seq, id, deliveryCount, event }: WritableEntry): Delivery {
+export function writeDelivery({ seq, id, deliveryCount, event, session }: WritableEntry): Delivery {
   const text = `{"seq":${seq},"deliveryCount":${deliveryCount},"event":${event}}`;
-  return { seq, text, acceptedAtMs: deliveryCount === 1 ? timeOfId(id) : undefined };
+  return { seq, text, acceptedAtMs: deliveryCount === 1 ? timeOfId(id) : undefined, session };
 }
 
 /** An id of ours is a UUIDv7, which begins with the ms of its making (RFC 9562, section 5.7). */

@@ -30,11 +30,6 @@ export interface ReadableMailbox {
   releaseHeld(receiver: Receiver, above: Seq): Promise<void>;
 }
 
-/** A new entry as all receivers of a mailbox share it. */
-export interface SharedDelivery extends Delivery {
-  readonly session: SessionId | undefined;
-}
-
 export class Receiver {
   readonly id: ReceiverId;
   readonly session: SessionId;
@@ -180,7 +175,7 @@ export class Receiver {
   }
 
   /** New entries at the end of the mailbox. @param before  the mailbox's head before them */
-  offer(before: Seq, deliveries: readonly SharedDelivery[], head: Seq): void {
+  offer(before: Seq, deliveries: readonly Delivery[], head: Seq): void {
     if (!this.#link || this.#reading || this.#isBlocked) return;
     if (this.#position < before || head - before > deliveries.length) {
       // Behind, or a number between them was given and has ended: it reads these in their turn, and the gap.

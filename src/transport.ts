@@ -97,6 +97,6 @@ export interface Gateway {
    * @param message  as received: it is validated here
    */
   send(identity: Identity, message: unknown): Promise<Accepted | HandoverError>;
-  /** Sends messages that came together and have nothing to do with one another: {@link send} of each, for less. */
+  /** Sends the messages of a `send` frame, each with its `ref`, which have nothing to do with one another: {@link send} of each, for less. */
   sendEach(identity: Identity, messages: readonly unknown[]): Promise<readonly (Accepted | HandoverError)[]>;
 }

@@ -246,8 +246,7 @@ class Connection implements Link {
 
   #sendMessages(identity: Identity, { messages }: SendFrame): void {
     this.#begin(messages.length);
-    const requests = messages.map(({ ref: _, ...message }) => message);
-    void this.#gateway.sendEach(identity, requests).then((results) => {
+    void this.#gateway.sendEach(identity, messages).then((results) => {
       for (const [place, result] of results.entries()) {
         const status = result instanceof HandoverError ? "" : '"status":201,';
         const outcome = JSON.stringify(result instanceof HandoverError ? result.problem() : result);
