@@ -110,7 +110,7 @@ export function sqliteEngine(options: SqliteOptions): SqliteEngine {
 /** Deliveries that these messages become, their texts counted as so many more. */
 function weightOf(items: readonly AppendItem[]): number {
   let weight = 0;
-  for (const item of items) weight += item[6].length + Buffer.byteLength(item[2]) / DELIVERY_BYTES;
+  for (const [, , , bytes, , , , users] of items) weight += users.length + bytes / DELIVERY_BYTES;
   return weight;
 }
 
@@ -221,7 +221,7 @@ class Sqlite implements SqliteEngine {
     const items = batch.map(toItem);
     return new Promise((resolve, reject) => {
       this.#ask(["append", items], weightOf(items), reject, (results: ResultOf["append"]) => {
-        resolve(batch.map((message, place) => toAppended(message, items[place], results[place])));
+        resolve(items.map((item, place) => toAppended(item, results[place])));
         for (const [place, message] of batch.entries()) {
           const seqs = results[place];
           if (typeof seqs === "object" && message.expiresAtMs > message.acceptedAtMs) this.#tellStored(message, seqs);
@@ -252,7 +252,7 @@ class Sqlite implements SqliteEngine {
           place += 1;
           if (typeof result === "object" && "refused" in result) return new HandoverError(result.refused, result.message);
           if (typeof result === "object" && message.expiresAtMs > message.acceptedAtMs) this.#tellStored(message, result);
-          return toAppended(message, item, result);
+          return toAppended(item, result);
         });
         resolve(outcomes);
       });

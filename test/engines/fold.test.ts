@@ -394,7 +394,7 @@ test("[E85] … and so does one of version 6, whose folds have names of keys tha
   expect(left()).toEqual({ states: 5, keys: 5, folds: 1 });
 });
 
-test("[E85] … and so does one of version 7, whose folds have the keys, and states rows", () => {
+test("[E85] … and so does one of version 7, whose folds have the keys, and states rows, with its fresh mail", () => {
   const file = databaseFile(folder.dir);
   options = { ...options, dir: folder.dir };
   const old = new Database(file);
@@ -417,9 +417,16 @@ test("[E85] … and so does one of version 7, whose folds have the keys, and sta
         VALUES ('old', 1, 1, '/users/alice', 9, 1, ?, 'acked', ?, 1)`,
     )
     .run(dueMs, dueMs - DAY_MS);
+  const text = '{"id":"young"}';
+  const came = ["young", 1, 2, "/users/alice", text.length, crc32(text), nowMs, nowMs + 3_600_000, 3_600, "young", "h", nowMs + DAY_MS];
+  const header = JSON.stringify({ now: nowMs, came: [came], acked: [], moved: [] });
+  old.prepare("INSERT INTO fresh (n, mails, checksum, header, events) VALUES (1, 1, ?, ?, ?)").run(crc32(header), header, Buffer.from(text));
   old.close();
   open();
+  expect(batch(["read", "u", "s", 0, 10, 1e6])).toMatchObject([{ entries: [[2, "young", 1, text, null]] }]);
+  expect(repeat("young")).toBe(`{"id":"young","time":"${new Date(nowMs).toISOString()}","ttl":3600,"recipients":["u"]}`);
   fold(5);
+  expect(batch(["find", "young"])).toEqual([{ source: "/users/alice", recipients: [["u", "acked", nowMs]] }]);
   const answer = `{"id":"old","time":"${new Date(nowMs).toISOString()}","ttl":60,"recipients":["u"]}`;
   const state = [{ source: "/users/alice", recipients: [["u", "acked", dueMs - DAY_MS]] }];
   const isThere = () => {
@@ -433,8 +440,8 @@ test("[E85] … and so does one of version 7, whose folds have the keys, and sta
   nowMs = dueMs - 1;
   sweep();
   isThere();
-  expect(left()).toEqual({ states: 6, keys: 6, folds: 2 });
+  expect(left()).toEqual({ states: 7, keys: 7, folds: 2 });
   nowMs = dueMs;
   sweep();
-  expect(left()).toEqual({ states: 5, keys: 5, folds: 1 });
+  expect(left()).toEqual({ states: 6, keys: 6, folds: 1 });
 });

@@ -80,7 +80,7 @@ test(
       if (what < 4) {
         const each = items();
         const results = run<readonly AppendResult[]>(what < 3 ? ["each", each] : ["append", each]);
-        for (const [place, [id, , , , , , , , , key]] of each.entries()) {
+        for (const [place, [id, , , , , , , , , , key]] of each.entries()) {
           const isStored = typeof results[place] === "object";
           counts[isStored ? "stored" : "refused"] += 1;
           if (isStored) stored.push(id);

@@ -18,6 +18,7 @@ export type AppendItem = readonly [
   id: string,
   source: string,
   event: string,
+  bytes: number,
   acceptedAtMs: number,
   expiresAtMs: number,
   ttlSeconds: number,

@@ -48,27 +48,81 @@ export interface FreshMail extends CheckedDelivery {
 }
 
 /** The fresh mail of one mailbox. */
-interface Shelf {
+class Shelf {
   /** The highest number of its mail. */
-  head: number;
+  head = 0;
   /** Mail, the acknowledged included. */
-  size: number;
-  bytesWaiting: number;
-  readonly waiting: Map<number, FreshMail>;
+  size = 0;
+  /** How much of it waits. */
+  count = 0;
+  bytes = 0;
+  /** Ascending. What waits is among these, from {@link #first} on. */
+  #mails: FreshMail[] = [];
+  #first = 0;
+
+  add(mail: FreshMail): void {
+    this.head = Math.max(this.head, mail.seq);
+    this.size += 1;
+    if (mail.ended_ms !== null) return;
+    if (this.#first > 32 && this.#first * 2 > this.#mails.length) {
+      this.#mails = this.#mails.slice(this.#first);
+      this.#first = 0;
+    }
+    this.#mails.push(mail);
+    this.count += 1;
+    this.bytes += mail.bytes;
+  }
+
+  /** Mail that waited, and does so no more. */
+  remove(mail: FreshMail): void {
+    this.count -= 1;
+    this.bytes -= mail.bytes;
+    for (let next = this.#mails[this.#first]; next && !isWaiting(next); next = this.#mails[this.#first]) this.#first += 1;
+  }
+
+  waitingAt(seq: number): FreshMail | undefined {
+    let [low, high] = [this.#first, this.#mails.length];
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if ((this.#mails[middle]?.seq ?? 0) < seq) low = middle + 1;
+      else high = middle;
+    }
+    const mail = this.#mails[low];
+    return mail?.seq === seq && isWaiting(mail) ? mail : undefined;
+  }
+
+  *waiting(): Generator<FreshMail> {
+    for (let at = this.#first; at < this.#mails.length; at++) {
+      const mail = this.#mails[at];
+      if (mail && isWaiting(mail)) yield mail;
+    }
+  }
+}
+
+function isWaiting(mail: FreshMail): boolean {
+  return mail.ended_ms === null && !mail.isMoved;
 }
 
 interface Arrival {
   readonly commit: number;
+  /** Between these its ids are. */
+  readonly first: string;
+  readonly last: string;
   readonly nowMs: number;
   readonly mails: readonly FreshMail[];
   readonly bytes: number;
 }
 
+/** Per mail: message, mailbox, seq, source, bytes, event's checksum, accepted_ms, expires_ms, ttl, key, hash, key_due_ms. */
+type Tuple = readonly [string, number, number, string, number, number, number, number, number, string | null, string | null, number];
+
 /** What a row says, as JSON. */
 interface Header {
   readonly now: number;
-  /** Per mail: message, mailbox, seq, source, bytes, event's checksum, accepted_ms, expires_ms, ttl, key, hash, key_due_ms. */
-  readonly came: readonly (readonly [string, number, number, string, number, number, number, number, number, string | null, string | null, number])[];
+  /** Times are counted from `now`, and the checksum is signed: small numbers are written in half the time. */
+  readonly mails: readonly Tuple[];
+  /** In their place until version 7: with dates. */
+  readonly came?: readonly Tuple[];
   /** Pairs: mailbox, seq; acknowledged at `now`. */
   readonly acked: readonly number[];
   /** Pairs: what has rows since this commit. */
@@ -78,7 +132,6 @@ interface Header {
 export class FreshBook {
   readonly #run: Pick<Statements, "addFresh" | "dropFresh" | "foldedTo">;
   readonly #shelves = new Map<number, Shelf>();
-  readonly #byId = new Map<string, FreshMail>();
   readonly #byKey = new Map<string, FreshMail>();
   /** In the order of the commits; what was moved is still in it. */
   #arrivals: Arrival[] = [];
@@ -93,6 +146,8 @@ export class FreshBook {
   /** Of all arrivals, moved mail included: it is in the file until its row goes. */
   #size = 0;
   #bytes = 0;
+  /** Mail that has no rows yet, and how much of it waits. */
+  #count = 0;
   #waitingCount = 0;
   /** While a copy of the file is made, everything has rows. */
   isPaused = false;
@@ -103,7 +158,7 @@ export class FreshBook {
 
   /** Mail that has no rows yet, for the totals. */
   get totals(): { readonly accepted: number; readonly unsettled: number; readonly acked: number } {
-    return { accepted: this.#byId.size, unsettled: this.#waitingCount, acked: this.#byId.size - this.#waitingCount };
+    return { accepted: this.#count, unsettled: this.#waitingCount, acked: this.#count - this.#waitingCount };
   }
 
   get isEmpty(): boolean {
@@ -113,7 +168,7 @@ export class FreshBook {
   /** The highest id that is here, or the one given. */
   lastMessage(atLeast: string): string {
     let last = atLeast;
-    for (const id of this.#byId.keys()) if (id > last) last = id;
+    for (const arrival of this.#arrivals) if (arrival.last > last) last = arrival.last;
     return last;
   }
 
@@ -134,7 +189,7 @@ export class FreshBook {
 
   /** Whether a message may be fresh: one recipient, without what has to be looked up in other ways than by number, id and key. */
   takes(item: AppendItem): boolean {
-    const [, , event, acceptedAtMs, expiresAtMs, , users, sessions, topic] = item;
+    const [, , event, , acceptedAtMs, expiresAtMs, , users, sessions, topic] = item;
     const isPlain = users.length === 1 && sessions === null && topic === null;
     return isPlain && !this.isPaused && expiresAtMs - acceptedAtMs >= MIN_TTL_MS && event.length <= MAX_LENGTH;
   }
@@ -146,21 +201,28 @@ export class FreshBook {
 
   /** Of a mailbox: its last number here, and how much of it waits here. */
   shelf(mailbox: number): { readonly head: number; readonly count: number; readonly bytes: number } {
-    const shelf = this.#shelves.get(mailbox);
-    return shelf ? { head: shelf.head, count: shelf.waiting.size, bytes: shelf.bytesWaiting } : NOTHING;
+    return this.#shelves.get(mailbox) ?? NOTHING;
   }
 
   waitingAt(mailbox: number, seq: number): FreshMail | undefined {
-    return this.#shelves.get(mailbox)?.waiting.get(seq);
+    return this.#shelves.get(mailbox)?.waitingAt(seq);
   }
 
   /** What waits in a mailbox, ascending. */
   waiting(mailbox: number): Iterable<FreshMail> {
-    return this.#shelves.get(mailbox)?.waiting.values() ?? [];
+    return this.#shelves.get(mailbox)?.waiting() ?? [];
   }
 
+  /** The mail with an id: asked for seldom, so there is no index to be kept for it. */
   find(id: string): FreshMail | undefined {
-    return this.#byId.get(id);
+    const isIt = (mail: FreshMail) => mail.message === id && !mail.isMoved;
+    const came = this.#came.find(isIt);
+    if (came) return came;
+    for (const { first, last, mails } of this.#arrivals) {
+      const found = first <= id && id <= last ? mails.find(isIt) : undefined;
+      if (found) return found;
+    }
+    return undefined;
   }
 
   ofKey(keyName: string): FreshMail | undefined {
@@ -176,10 +238,10 @@ export class FreshBook {
 
   /** Mail that has rows from now on. */
   leave(mail: FreshMail): void {
-    if (mail.ended_ms === null) this.#takeDown(mail);
     mail.isMoved = true;
+    if (mail.ended_ms === null) this.#takeDown(mail);
     this.#moved.push(mail);
-    this.#byId.delete(mail.message);
+    this.#count -= 1;
     if (mail.keyName !== null) this.#byKey.delete(mail.keyName);
     const shelf = this.#shelves.get(mail.mailbox);
     if (!shelf) return;
@@ -204,7 +266,7 @@ export class FreshBook {
   /** All of it, to be moved in this transaction. */
   takeAll(): readonly FreshMail[] {
     this.#dropping = this.#arrivals.length;
-    return [...this.#byId.values()];
+    return [...this.#arrivals, { mails: this.#came }].flatMap(({ mails }) => mails.filter((mail) => !mail.isMoved));
   }
 
   /** Writes what this transaction changed. @returns whether it wrote a row, which then counts the commit */
@@ -219,7 +281,12 @@ export class FreshBook {
     }
     this.#tells = this.#came.length + this.#acked.length + told.length > 0;
     if (!this.#tells) return false;
-    const header: Header = { now: nowMs, came: this.#came.map(toTuple), acked: this.#acked.flatMap(place), moved: told.flatMap(place) };
+    const header: Header = {
+      now: nowMs,
+      mails: this.#came.map((mail) => toTuple(mail, nowMs)),
+      acked: this.#acked.flatMap(place),
+      moved: told.flatMap(place),
+    };
     const text = JSON.stringify(header);
     this.#run.addFresh.run(commit, this.#came.length, crc32(text), text, Buffer.from(this.#came.map((mail) => mail.text).join("")));
     return true;
@@ -237,7 +304,7 @@ export class FreshBook {
         mail.commit = commit;
         bytes += mail.bytes;
       }
-      this.#arrivals.push({ commit, nowMs, mails: this.#came, bytes });
+      this.#arrivals.push({ commit, ...idsOf(this.#came), nowMs, mails: this.#came, bytes });
       this.#size += this.#came.length;
       this.#bytes += bytes;
     }
@@ -296,45 +363,50 @@ export class FreshBook {
 
   #placeAll(): void {
     this.#shelves.clear();
-    this.#byId.clear();
     this.#byKey.clear();
+    this.#count = 0;
     this.#waitingCount = 0;
     for (const { mails } of [...this.#arrivals, { mails: this.#came }]) for (const mail of mails) if (!mail.isMoved) this.#place(mail);
   }
 
   #place(mail: FreshMail): void {
-    this.#byId.set(mail.message, mail);
+    this.#count += 1;
     if (mail.keyName !== null) this.#byKey.set(mail.keyName, mail);
     let shelf = this.#shelves.get(mail.mailbox);
     if (!shelf) {
-      shelf = { head: 0, size: 0, bytesWaiting: 0, waiting: new Map() };
+      shelf = new Shelf();
       this.#shelves.set(mail.mailbox, shelf);
     }
-    shelf.head = Math.max(shelf.head, mail.seq);
-    shelf.size += 1;
-    if (mail.ended_ms !== null) return;
-    shelf.waiting.set(mail.seq, mail);
-    shelf.bytesWaiting += mail.bytes;
-    this.#waitingCount += 1;
+    shelf.add(mail);
+    if (mail.ended_ms === null) this.#waitingCount += 1;
   }
 
   #takeDown(mail: FreshMail): void {
-    const shelf = this.#shelves.get(mail.mailbox);
-    if (!shelf?.waiting.delete(mail.seq)) return;
-    shelf.bytesWaiting -= mail.bytes;
+    this.#shelves.get(mail.mailbox)?.remove(mail);
     this.#waitingCount -= 1;
   }
 }
 
 const NOTHING = { head: 0, count: 0, bytes: 0 } as const;
 
-function toTuple(mail: FreshMail): Header["came"][number] {
+function toTuple(mail: FreshMail, nowMs: number): Tuple {
   const { message, mailbox, seq, source, bytes, event_checksum, accepted_ms, expires_ms, ttl, key, hash, key_due_ms } = mail;
-  return [message, mailbox, seq, source, bytes, event_checksum, accepted_ms, expires_ms, ttl, key, hash, key_due_ms];
+  const [accepted, expires, keyDue] = [accepted_ms - nowMs, expires_ms - nowMs, key_due_ms - nowMs];
+  return [message, mailbox, seq, source, bytes, event_checksum | 0, accepted, expires, ttl, key, hash, keyDue];
 }
 
 function place(mail: FreshMail): readonly [number, number] {
   return [mail.mailbox, mail.seq];
+}
+
+/** Between which ids mail is. */
+function idsOf(mails: readonly FreshMail[]): { readonly first: string; readonly last: string } {
+  let [first, last] = [mails[0]?.message ?? "", ""];
+  for (const { message } of mails) {
+    if (message < first) first = message;
+    if (message > last) last = message;
+  }
+  return { first, last };
 }
 
 /** The fresh mail of a database, and how many of its rows are not what was written. */
@@ -364,10 +436,13 @@ export function replayFresh(rows: readonly FreshRow[]): { arrivals: Arrival[]; d
       lost += count;
       continue;
     }
-    const { now, came, acked, moved } = JSON.parse(header) as Header;
+    const { now, mails: tuples, came, acked, moved } = JSON.parse(header) as Header;
+    const baseMs = came ? 0 : now;
     let at = 0;
-    const mails = came.map((tuple): FreshMail => {
-      const [message, mailbox, seq, source, bytes, event_checksum, accepted_ms, expires_ms, ttl, key, hash, key_due_ms] = tuple;
+    const mails = (came ?? tuples).map((tuple): FreshMail => {
+      const [message, mailbox, seq, source, bytes, checksumAsWritten, accepted, expires, ttl, key, hash, keyDue] = tuple;
+      const event_checksum = checksumAsWritten >>> 0;
+      const [accepted_ms, expires_ms, key_due_ms] = [baseMs + accepted, baseMs + expires, baseMs + keyDue];
       // A text that is not what was written is found when it is read, as that of a row.
       const text = events.toString("utf8", at, at + bytes);
       at += bytes;
@@ -388,7 +463,7 @@ export function replayFresh(rows: readonly FreshRow[]): { arrivals: Arrival[]; d
     each(moved, (mail) => {
       mail.isMoved = true;
     });
-    arrivals.push({ commit: n, nowMs: now, mails, bytes: at });
+    arrivals.push({ commit: n, ...idsOf(mails), nowMs: now, mails, bytes: at });
   }
   return { arrivals, damaged, lost };
 }

@@ -227,7 +227,7 @@ export class Store {
   }
 
   #appendOne(item: AppendItem): AppendResult {
-    const [id, source, event, acceptedAtMs, expiresAtMs, ttlSeconds, users, sessions, topic, key, hash] = item;
+    const [id, source, event, bytes, acceptedAtMs, expiresAtMs, ttlSeconds, users, sessions, topic, key, hash] = item;
     const keyName = key === null ? null : nameOfKey(source, key);
     if (key !== null && keyName !== null) {
       const known = this.#knownKey(source, key, keyName);
@@ -237,7 +237,6 @@ export class Store {
     else if (this.#fresh.find(id) || this.#run.isMessage.get(id) || this.#folds.ofMessage(id)) throw new Error(`message ${id} is there already`);
     if (this.#fresh.takes(item)) return this.#appendFresh(item, keyName);
     if (sessions?.some((session) => session !== null && this.#sessions.hasEnded(session, this.outcome.nowMs))) return SESSION_ENDED;
-    const bytes = Buffer.byteLength(event);
     const isExpired = expiresAtMs <= acceptedAtMs;
     const { mailboxMaxMessages, mailboxMaxBytes } = this.#options;
     const places = users.map((user, at) => {
@@ -297,8 +296,7 @@ export class Store {
   }
 
   #appendFresh(item: AppendItem, keyName: string | null): AppendResult {
-    const [message, source, text, accepted_ms, expires_ms, ttl, [user = ""], , , key, hash] = item;
-    const bytes = Buffer.byteLength(text);
+    const [message, source, text, bytes, accepted_ms, expires_ms, ttl, [user = ""], , , key, hash] = item;
     const known = this.#ledger.mailboxOf(user);
     if ((known?.count ?? 0) >= this.#options.mailboxMaxMessages || (known?.bytes ?? 0) + bytes > this.#options.mailboxMaxBytes) return FULL;
     // A new mailbox has its row from the beginning.

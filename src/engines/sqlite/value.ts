@@ -35,6 +35,7 @@ export function toItem(message: Addressed): AppendItem {
     checkText(message.id, "id"),
     checkText(message.source, "source"),
     checkText(message.event, "event"),
+    Buffer.byteLength(message.event),
     acceptedAtMs,
     expiresAtMs,
     checkWhole(message.ttlSeconds, "ttlSeconds"),
@@ -48,17 +49,18 @@ export function toItem(message: Addressed): AppendItem {
   ];
 }
 
-export function toAppended(message: Addressed, item: AppendItem | undefined, result: AppendResult | undefined): Appended {
+export function toAppended(item: AppendItem | undefined, result: AppendResult | undefined): Appended {
   if (result === CONFLICT) return { outcome: "conflict" };
   if (result === FULL) return { outcome: "full" };
   if (result === SESSION_ENDED) return { outcome: "session-ended" };
   if (typeof result === "string") return { outcome: "repeated", accepted: JSON.parse(result) as Accepted };
   if (typeof result !== "object" || !item) return { outcome: "not-stored" };
-  const users = message.recipients.map(({ user }) => user);
-  if (!result.includes(0)) return { outcome: "stored", accepted: { id: message.id, time: writeTime(item[3]), ttl: item[5], recipients: users } };
-  const recipients = users.filter((_user, place) => (result[place] ?? 0) > 0);
-  const accepted = { id: message.id, time: writeTime(item[3]), ttl: item[5], recipients };
-  return { outcome: "stored", accepted: { ...accepted, refused: users.filter((_user, place) => (result[place] ?? 0) === 0) } };
+  const [id, , , , acceptedAtMs, , ttl, users] = item;
+  const accepted = { id: id as MessageId, time: writeTime(acceptedAtMs), ttl };
+  if (!result.includes(0)) return { outcome: "stored", accepted: { ...accepted, recipients: users as readonly UserId[] } };
+  const recipients = users.filter((_user, place) => (result[place] ?? 0) > 0) as UserId[];
+  const refused = users.filter((_user, place) => (result[place] ?? 0) === 0) as UserId[];
+  return { outcome: "stored", accepted: { ...accepted, recipients, refused } };
 }
 
 export function toChange(change: Settlement): Change {
