@@ -20,7 +20,7 @@ const MAX_AGE_MS = 30_000;
 const MAX_LENGTH = 4_096;
 /**
  * Fresh mail beyond this gets rows: the oldest, about so much at a time, since who sends meanwhile waits for that. Where commits bring more, as much as
- * one of them: each step has a sync of its own, and where syncs take long there shall not be several for each commit.
+ * one of them: a step that shares no commit with a batch has a sync of its own, and where syncs take long there shall not be several for each commit.
  */
 const MAX_MAILS = 16_384;
 const MAX_BYTES = 3 * 1_048_576;
