@@ -1,9 +1,12 @@
 /**
- * Servers of a few lines that store nothing, to compare with. With what is idle they do what Handover does. `node bench/bare.ts relay | socketio | fastify | poll | sse | x0`; prints its address.
+ * Servers of a few lines, to compare with. With what is idle they do what Handover does. `node bench/bare.ts relay | socketio | fastify | poll | sse | x0`; prints its address.
+ * They store nothing, but where a folder is named behind it: then `relay` and `fastify` answer, or hand on, behind a sync of what came.
  * @module
  */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import Database from "better-sqlite3";
 import fastify from "fastify";
 import { type WebSocket, WebSocketServer } from "ws";
 import { pause } from "./measure.ts";
@@ -43,16 +46,43 @@ interface IoSocket {
   emit(event: string, data: unknown, done: () => void): void;
 }
 
+/** Stores texts in SQLite, those of one turn in one commit, and says when they are synced; without a folder, nothing, and at once. */
+function makeStore(folder: string | undefined): (text: string, stored: () => void) => void {
+  if (folder === undefined) return (_text, stored) => stored();
+  const db = new Database(join(folder, "store.db"));
+  db.pragma("journal_mode = WAL");
+  db.pragma("synchronous = FULL");
+  db.exec("CREATE TABLE texts (n INTEGER PRIMARY KEY, text TEXT NOT NULL)");
+  const add = db.prepare("INSERT INTO texts (text) VALUES (?)");
+  const addAll = db.transaction((texts: readonly string[]) => {
+    for (const text of texts) add.run(text);
+  });
+  let waiting: { readonly text: string; readonly stored: () => void }[] = [];
+  return (text, stored) => {
+    waiting.push({ text, stored });
+    if (waiting.length > 1) return;
+    setImmediate(() => {
+      const all = waiting;
+      waiting = [];
+      addAll(all.map((each) => each.text));
+      for (const each of all) each.stored();
+    });
+  };
+}
+
+const [, , name = "", folder] = process.argv;
 const servers: Record<string, () => void> = {
   /** Hands each frame to whom it names. */
   relay() {
     const sockets = new Map<string, WebSocket>();
+    const store = makeStore(folder);
     const server = new WebSocketServer({ server: listen((_request, response) => response.end()), perMessageDeflate: false });
     server.on("connection", (socket, { url }) => {
       sockets.set((url ?? "").slice(1), socket);
       socket.on("message", (data) => {
         const text = String(data);
-        sockets.get((JSON.parse(text) as { to: string }).to)?.send(text);
+        const to = sockets.get((JSON.parse(text) as { to: string }).to);
+        store(text, () => to?.send(text));
       });
     });
     setInterval(() => {
@@ -75,10 +105,14 @@ const servers: Record<string, () => void> = {
   },
   fastify() {
     const server = fastify();
+    const store = makeStore(folder);
     let id = 0;
-    server.post("/messages", (_request, reply) => {
+    server.post("/messages", (request, reply) => {
       id += 1;
-      return reply.code(201).send({ id: `${id}`, recipients: ["receiver"] });
+      const answer = { id: `${id}`, recipients: ["receiver"] };
+      if (folder === undefined) return reply.code(201).send(answer);
+      store(JSON.stringify(request.body), () => void reply.code(201).send(answer));
+      return reply;
     });
     server.listen({ host, port: 0 }, () => say((server.server.address() as AddressInfo).port));
   },
@@ -145,4 +179,4 @@ const servers: Record<string, () => void> = {
   },
 };
 
-servers[process.argv[2] ?? ""]?.();
+servers[name]?.();

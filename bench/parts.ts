@@ -106,8 +106,8 @@ function prepare(): Part {
   return frames((data) => {
     const frame = parse(SCHEMAS.frame, parseJson(data.toString(), "The frame"), "The frame");
     const { messages } = parse(SCHEMAS.sendFrame, frame, "The send frame");
-    const deliveries = messages.map(({ ref: _, ...request }, seq) => {
-      const { id, event } = prepareMessage(identity, parse(SCHEMAS.message, request, "The message"), rules);
+    const deliveries = messages.map((message, seq) => {
+      const { id, event } = prepareMessage(identity, parse(SCHEMAS.framedMessage, message, "The message"), rules);
       return writeDelivery({ seq, id, deliveryCount: 1, event });
     });
     return writeFrame({ op: "deliver", deliveries });

@@ -3,7 +3,7 @@
  * @module
  */
 import { readFileSync } from "node:fs";
-import { start } from "../start.ts";
+import { folder, start } from "../start.ts";
 import type { Running, System } from "../system.ts";
 import { versionOf } from "../wires/packages.ts";
 
@@ -12,7 +12,24 @@ const own = (name: string) =>
   (JSON.parse(readFileSync(new URL(`../../node_modules/${name}/package.json`, import.meta.url), "utf8")) as { version: string }).version;
 
 export async function startBare(kind: "relay" | "socketio" | "fastify" | "poll" | "sse" | "x0"): Promise<Running> {
-  const program = await start({ command: process.execPath, args: [BARE, kind], prints: /http:\/\/[\w.:]+\d/ });
+  return startIn(kind);
+}
+
+/** One that stores what it is given, in a folder of its own. */
+async function startStoring(kind: "relay" | "fastify"): Promise<Running> {
+  const own = folder(kind);
+  const running = await startIn(kind, own.path);
+  return {
+    ...running,
+    async stop() {
+      await running.stop();
+      own.remove();
+    },
+  };
+}
+
+async function startIn(...args: readonly string[]): Promise<Running> {
+  const program = await start({ command: process.execPath, args: [BARE, ...args], prints: /http:\/\/[\w.:]+\d/ });
   return { pids: [program.pid], address: program.found, stop: () => program.stop("SIGKILL") };
 }
 
@@ -23,6 +40,15 @@ export const relay: System = {
   guarantee: "nothing is stored: a relay between two sockets, the limit of one frame a message in Node; the receiver's acknowledgement is the accept",
   wires: [{ wire: "relay", label: "" }],
   start: () => startBare("relay"),
+};
+
+export const relaySynced: System = {
+  ...relay,
+  name: "ws-synced",
+  title: "raw ws relay, synced",
+  guarantee:
+    "each frame is a row that is synced (SQLite WAL, synchronous=FULL, those of one turn in one commit) before it is handed on; nothing is ever taken out",
+  start: () => startStoring("relay"),
 };
 
 export const socketIo: System = {
@@ -46,6 +72,14 @@ export const fastify: System = {
   guarantee: "nothing is stored or delivered: what one request with one message costs in any case",
   wires: [{ wire: "plain-post", label: "" }],
   start: () => startBare("fastify"),
+};
+
+export const fastifySynced: System = {
+  ...fastify,
+  name: "fastify-synced",
+  title: "bare fastify POST, synced",
+  guarantee: "each body is a row that is synced (as with the relay) before it is answered; nothing is delivered",
+  start: () => startStoring("fastify"),
 };
 
 export const barePoll: System = {

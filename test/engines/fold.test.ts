@@ -158,6 +158,48 @@ test("[E87] … also where messages lie between those of another fold, since the
   expect(left()).toEqual({ states: 0, keys: 0, folds: 0 });
 });
 
+test("[E87] … a time of day that was wrong for a while lies in no fold: what comes later lies beside them", () => {
+  open();
+  append(2, 1_000);
+  nowMs += 30 * DAY_MS;
+  append(2, 5_000);
+  nowMs -= 30 * DAY_MS;
+  append(2, 5_002);
+  while (store.isToFold(true)) store.fold();
+  db.close();
+  open();
+  fold(3, 2_000);
+  expect(rows("deliveries")).toBe(0);
+  for (const n of [1_000, 1_001, 2_000, 2_002, 5_000, 5_003]) expect(batch(["find", nameOf(n)])[0], nameOf(n)).not.toBeNull();
+  expect(() => batch(["append", [keyed(nameOf(2_001), "another")]])).toThrow(/is there already/);
+  store.rollback();
+  batch(["append", [keyed(nameOf(2_003), "new")]]);
+  expect(() => batch(["append", [keyed(nameOf(2_003), "another")]])).toThrow(/is there already/);
+  store.rollback();
+  batch(["append", [keyed(nameOf(2_004), "another")]]);
+});
+
+test("[E87] … taking back what is acknowledged already changes nothing", () => {
+  open();
+  append(3, 0);
+  expect(batch(["evict", nameOf(1)])).toEqual([0]);
+  expect(left().folds).toBe(0);
+  while (store.isToFold(true)) store.fold();
+  expect(batch(["evict", nameOf(1)])).toEqual([0]);
+  expect(left()).toMatchObject({ states: 3, folds: 1 });
+});
+
+test("[E87] … damage that says that all ids are there refuses no message", () => {
+  open();
+  fold(20);
+  db.exec("UPDATE folds SET keys = 'x' || keys, last = 'z'");
+  db.close();
+  open();
+  expect(batch(["append", [keyed(nameOf(100), "new")]])).toEqual([[[21]]]);
+  expect([1, 2].map(() => batch(["find", nameOf(3)])[0])).toEqual([null, null]);
+  expect(store.outcome.damages, "said once").toBe(1);
+});
+
 test.each(["keys = 'x' || keys", "keys = replace(keys, 'm000003', 'm000033')", "first = 'm000004'", "last = 'm000002'", "mails = 3"])(
   "[E87] … where a fold's row is damaged (%s) nothing wrong is said of a message, and the doctor says what is damaged",
   (damage) => {
@@ -203,6 +245,8 @@ test("[E83] … a key that was used again stays, though the fold of the one befo
 
 test.each([
   { damage: "due_ms = 0", isKnown: true },
+  { damage: "due_ms = -due_ms", isKnown: true },
+  { damage: "due_ms = due_ms - (1 << 40)", isKnown: true },
   { damage: "first = 'a', last = 'z', due_ms = 0", isKnown: true },
   { damage: "numbers = zeroblob(8)", isKnown: true },
   { damage: "numbers = NULL, due_ms = due_ms - 3600000", isKnown: true },
@@ -294,6 +338,11 @@ test("[E84] a repaired store keeps what folds held until its date, and then lets
   expect(salvaged).toMatchObject({ taken: { settled: 20, keys: 20 }, lost: [], missing: 0 });
   open();
   expect(repeat("key-7")).toBe(answer);
+  expect(batch(["find", nameOf(7)])).toEqual(state);
+  db.close();
+  const again = repair(options.dir, { misses: false });
+  expect(again.salvaged).toMatchObject({ taken: { settled: 20, keys: 20 }, lost: [], missing: 0 });
+  open();
   expect(batch(["find", nameOf(7)])).toEqual(state);
   nowMs += DAY_MS + 2 * STROKE_MS + 60_000;
   sweep();

@@ -16,6 +16,11 @@ import type { FoldRow, Statements } from "./statement.ts";
 
 /** More would make a repeat, for which its fold is read, and damage to the text, cost more; with fewer the dates cost more. */
 const MAX_MAILS = 250;
+/**
+ * Nor has one messages from times that lie further apart: where the time of day was wrong for a while, all that came later would lie between its first
+ * and its last.
+ */
+const MAX_SPAN_MS = 3_600_000;
 /** So many go at a time, so that others get their turn. */
 const STEP_FOLDS = 4;
 
@@ -67,6 +72,8 @@ type FoldStatements = Pick<
 
 export class FoldBook {
   readonly #run: FoldStatements;
+  /** Folds of whose states it was said that they are damaged. */
+  readonly #damaged = new Set<number>();
 
   constructor(run: FoldStatements) {
     this.#run = run;
@@ -81,7 +88,13 @@ export class FoldBook {
     // In the order of their rows, so that those that go together lie together.
     const sorted = [...mails].sort((one, other) => (one.message < other.message ? -1 : 1));
     let firstMs = Number.POSITIVE_INFINITY;
-    for (let at = 0; at < sorted.length; at += MAX_MAILS) firstMs = Math.min(firstMs, this.#addOne(sorted.slice(at, at + MAX_MAILS), userOf));
+    for (let at = 0; at < sorted.length; ) {
+      const mails = sorted.slice(at, at + MAX_MAILS);
+      const gap = mails.findIndex(({ accepted_ms }, n) => Math.abs(accepted_ms - (mails[n - 1]?.accepted_ms ?? accepted_ms)) > MAX_SPAN_MS);
+      if (gap > 0) mails.length = gap;
+      firstMs = Math.min(firstMs, this.#addOne(mails, userOf));
+      at += mails.length;
+    }
     return firstMs;
   }
 
@@ -146,14 +159,29 @@ export class FoldBook {
     return { hash, answer: answerOf({ message, accepted_ms, ttl }, user), due_ms };
   }
 
-  /** What a fold knows of a message whose state is in no row; `damaged` where it is no longer what was written; undefined where no fold has it. */
+  /** What a fold knows of a message whose state is in no row; `damaged`, once, where it is no longer what was written; undefined where no fold has it. */
   ofMessage(message: string): { readonly source: string; readonly user: string; readonly ended_ms: number } | "damaged" | undefined {
+    const found = this.#find(message);
+    if (typeof found === "number") {
+      if (this.#damaged.has(found)) return undefined;
+      this.#damaged.add(found);
+      return "damaged";
+    }
+    return found && { source: found[0], user: found[6], ended_ms: found[8] ?? 0 };
+  }
+
+  /** Whether a fold has the state of a message. */
+  has(message: string): boolean {
+    return Array.isArray(this.#find(message));
+  }
+
+  /** @returns the number of the fold where that is damaged */
+  #find(message: string): FoldedMail | number | undefined {
     const around = this.#run.foldAround.get(message);
     if (!around || around.last < message) return undefined;
     const fold = this.#run.keysOfFold.get(around.n);
-    if (!fold || crc32(fold.keys) !== fold.keys_checksum) return "damaged";
-    const mail = lineOf(fold.keys, JSON.stringify(message), (each) => each[3] === message);
-    return mail && { source: mail[0], user: mail[6], ended_ms: mail[8] ?? 0 };
+    if (!fold || crc32(fold.keys) !== fold.keys_checksum) return around.n;
+    return lineOf(fold.keys, JSON.stringify(message), (each) => each[3] === message);
   }
 
   /** The highest id of a message whose state is in a fold. */
@@ -186,7 +214,10 @@ export class FoldBook {
   /** @returns the last date of what the fold says, ms since the Unix epoch; 0 where nothing says it */
   #dropNumbers(fold: FoldRow, nowMs: number): number {
     const { n, due_ms, numbers, numbers_checksum } = fold;
-    const isWhole = numbers !== null && numbers.length % 8 === 0 && checksumOfNumbers(due_ms, numbers) === numbers_checksum;
+    const isWhole =
+      numbers !== null &&
+      numbers.length % 8 === 0 &&
+      (checksumOfNumbers(due_ms, numbers) === numbers_checksum || crc32(numbers, due_ms >>> 0) === numbers_checksum);
     // Its own date or its numbers are not what was written: the text says both, too.
     const mails = isWhole ? [] : (mailsOf(fold) ?? []);
     const latestMs = mails.reduce(
@@ -255,8 +286,9 @@ export function rowOf([source, key, hash, message, accepted_ms, ttl, user, due_m
   return keyRow(source, key, hash, { message, accepted_ms, ttl }, user, due_ms);
 }
 
+/** In version 7 it covered the lower 32 bits of the date only. */
 function checksumOfNumbers(dueMs: number, numbers: Buffer): number {
-  return crc32(numbers, dueMs % 2 ** 32);
+  return crc32(numbers, crc32(String(dueMs)));
 }
 
 /** The names of keys that a fold of version 6 has; what is not as it was written names none. */

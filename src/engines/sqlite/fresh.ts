@@ -1,7 +1,7 @@
 /**
  * Fresh mail: what was accepted a moment ago. On the disk it is one row for each commit, which says what came and what of it was acknowledged; in
- * memory it is looked up. Rows and index entries of its own it gets when it has lain for a while. Most mail is acknowledged before that, and costs the
- * row that keeps its state instead of some ten changes of trees: docs/decisions/0002.
+ * memory it is looked up. Rows and index entries of its own it gets when it has lain for a while. Most mail is acknowledged before that, and costs its
+ * part of a fold (fold.ts) instead of some ten changes of trees: docs/decisions/0002.
  *
  * The other tables know nothing of fresh mail, except the head of its mailbox: they fit together without it.
  * @module
@@ -146,6 +146,8 @@ export class FreshBook {
   /** Of all arrivals, moved mail included: it is in the file until its row goes. */
   #size = 0;
   #bytes = 0;
+  /** By id, from when somebody wants to know of ids by the thousand. */
+  #byId: Map<string, FreshMail> | undefined;
   /** Mail that has no rows yet, and how much of it waits. */
   #count = 0;
   #waitingCount = 0;
@@ -213,8 +215,18 @@ export class FreshBook {
     return this.#shelves.get(mailbox)?.waiting() ?? [];
   }
 
+  /** Whether there is mail with an id: asked for each message while the time of day lies behind that of ids in the store. */
+  has(id: string): boolean {
+    if (!this.#byId) {
+      this.#byId = new Map();
+      for (const mail of this.#present()) this.#byId.set(mail.message, mail);
+    }
+    return this.#byId.has(id);
+  }
+
   /** The mail with an id: asked for seldom, so there is no index to be kept for it. */
   find(id: string): FreshMail | undefined {
+    if (this.#byId) return this.#byId.get(id);
     const isIt = (mail: FreshMail) => mail.message === id && !mail.isMoved;
     const came = this.#came.find(isIt);
     if (came) return came;
@@ -241,6 +253,7 @@ export class FreshBook {
     mail.isMoved = true;
     if (mail.ended_ms === null) this.#takeDown(mail);
     this.#moved.push(mail);
+    this.#byId?.delete(mail.message);
     this.#count -= 1;
     if (mail.keyName !== null) this.#byKey.delete(mail.keyName);
     const shelf = this.#shelves.get(mail.mailbox);
@@ -266,7 +279,7 @@ export class FreshBook {
   /** All of it, to be moved in this transaction. */
   takeAll(): readonly FreshMail[] {
     this.#dropping = this.#arrivals.length;
-    return [...this.#arrivals, { mails: this.#came }].flatMap(({ mails }) => mails.filter((mail) => !mail.isMoved));
+    return this.#present();
   }
 
   /** Writes what this transaction changed. @returns whether it wrote a row, which then counts the commit */
@@ -343,6 +356,11 @@ export class FreshBook {
     this.#placeAll();
   }
 
+  /** All of it that has no rows. */
+  #present(): readonly FreshMail[] {
+    return [...this.#arrivals, { mails: this.#came }].flatMap(({ mails }) => mails.filter((mail) => !mail.isMoved));
+  }
+
   #begin(): void {
     this.#came = [];
     this.#acked = [];
@@ -363,6 +381,7 @@ export class FreshBook {
 
   #placeAll(): void {
     this.#shelves.clear();
+    this.#byId?.clear();
     this.#byKey.clear();
     this.#count = 0;
     this.#waitingCount = 0;
@@ -371,6 +390,7 @@ export class FreshBook {
 
   #place(mail: FreshMail): void {
     this.#count += 1;
+    this.#byId?.set(mail.message, mail);
     if (mail.keyName !== null) this.#byKey.set(mail.keyName, mail);
     let shelf = this.#shelves.get(mail.mailbox);
     if (!shelf) {

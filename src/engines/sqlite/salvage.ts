@@ -207,8 +207,8 @@ class Salvage {
   /** Gives the states that are in folds rows of their own. */
   #foldedStates(): void {
     const add = this.#into.prepare(
-      `INSERT INTO deliveries (message, mailbox, source, bytes, attempts, expires_ms, due_ms, ending, ended_ms)
-        SELECT ?, id, ?, 0, 1, ?, ?, 'acked', ? FROM mailboxes WHERE user = ? ON CONFLICT DO NOTHING`,
+      `INSERT INTO deliveries (message, mailbox, seq, source, bytes, attempts, expires_ms, due_ms, ending, ended_ms)
+        SELECT ?, id, 0, ?, 0, 1, ?, ?, 'acked', ? FROM mailboxes WHERE user = ? ON CONFLICT DO NOTHING`,
     );
     for (const mails of this.#folds())
       for (const [source, , , message, accepted_ms, ttl, user, , ended_ms] of mails)
@@ -306,7 +306,10 @@ class Salvage {
       const right = checksumOfKey(String(source), String(key), String(hash), String(accepted), dueMs);
       if (!this.#hasChecksums || checksum === right) taken += add.run(source, key, hash, accepted, dueMs, right).changes;
     }
+    // What of the folds cannot be read was counted when their states were taken.
+    const unreadable = this.#unreadableCells;
     for (const mails of this.#folds()) for (const key of mails.filter(isKey)) taken += add.run(...rowOf(key)).changes;
+    this.#unreadableCells = unreadable;
     return taken;
   }
 

@@ -234,7 +234,7 @@ export class Store {
       if (known) return known.hash === hash ? known.answer : CONFLICT;
     }
     if (id > this.#lastMessage) this.#lastMessage = id;
-    else if (this.#fresh.find(id) || this.#run.isMessage.get(id) || this.#folds.ofMessage(id)) throw new Error(`message ${id} is there already`);
+    else if (this.#fresh.has(id) || this.#run.isMessage.get(id) || this.#folds.has(id)) throw new Error(`message ${id} is there already`);
     if (this.#fresh.takes(item)) return this.#appendFresh(item, keyName);
     if (sessions?.some((session) => session !== null && this.#sessions.hasEnded(session, this.outcome.nowMs))) return SESSION_ENDED;
     const isExpired = expiresAtMs <= acceptedAtMs;
@@ -497,14 +497,14 @@ export class Store {
     if (first) return { source: first.source, recipients: rows.map((row) => [row.user, row.ending, row.ended_ms]) };
     const folded = this.#folds.ofMessage(id);
     if (folded === "damaged")
-      this.outcome.sayDamaged(`The state of message ${id} is damaged on the disk: whoever asks for it is told that it is not known.`);
+      this.outcome.sayDamaged("States of acknowledged messages are damaged on the disk: whoever asks for them is told that they are not known.");
     if (!folded || folded === "damaged") return null;
     return { source: folded.source, recipients: [[folded.user, ENDINGS[ACKED], folded.ended_ms]] };
   }
 
   #evict(id: string): number {
     const mail = this.#fresh.find(id);
-    if (mail) this.#giveRows([mail]);
+    if (mail?.ended_ms === null) this.#giveRows([mail]);
     return this.#deliveries.evict(this.#run.ofMessage.all(id)).length;
   }
 

@@ -189,20 +189,23 @@ function damageOfFolds(db: Db, version: number): { readonly keys: number; readon
   const fold = db.prepare<[number], number>("SELECT fold FROM folded_keys WHERE number = ?").pluck();
   const row = db.prepare<[string, string]>("SELECT 1 FROM idempotency WHERE source = ? AND key = ?").pluck();
   const hasStates = version >= FOLDED_STATES_SINCE;
-  const folds = db.prepare<[], CheckedFold>(
-    `SELECT n, first, last, keys, keys_checksum, length(numbers) / 8 AS numbers, ${hasStates ? "mails" : "NULL AS mails"} FROM folds ORDER BY first`,
-  );
+  const columns = "n, first, last, keys, keys_checksum, length(numbers) / 8 AS numbers";
+  const sets = hasStates
+    ? // In the order of their index.
+      [`${columns}, mails FROM folds WHERE mails IS NOT NULL ORDER BY first`, `${columns}, mails FROM folds WHERE mails IS NULL`]
+    : [`${columns}, NULL AS mails FROM folds`];
   let lastOfAll = "";
-  for (const each of folds.iterate()) {
+  const look = (each: CheckedFold) => {
     const mails = mailsOf(each);
     // One that was used again is in a later fold, and one whose number is another's has a row of its own.
     const isFound = (key: FoldedKey) => key[7] <= nowMs || (fold.get(numberOfKey(key)) ?? 0) >= each.n || row.get(key[0], key[1]) !== undefined;
     damagedKeys += mails ? mails.filter((mail) => isKey(mail) && !isFound(mail)).length : Math.max(each.numbers ?? 0, each.mails === null ? 1 : 0);
-    if (each.mails === null) continue;
+    if (each.mails === null) return;
     const isAround = mails?.[0]?.[3] === each.first && mails.at(-1)?.[3] === each.last && mails.length === each.mails && each.first > lastOfAll;
-    if (!isAround) damagedStates += each.mails;
-    lastOfAll = each.last;
-  }
+    if (isAround) lastOfAll = each.last;
+    else damagedStates += each.mails;
+  };
+  for (const set of sets) for (const each of db.prepare<[], CheckedFold>(`SELECT ${set}`).iterate()) look(each);
   return { keys: damagedKeys, states: damagedStates };
 }
 

@@ -28,7 +28,8 @@ import { Store } from "./store.ts";
 
 /**
  * Pages in the write-ahead log from which on they are written back into the database file. On a full disk that needs room too, and without it
- * the log could only grow, by every acknowledgement: so these pages, and those of one batch, are fewer than the reserve has.
+ * the log could only grow, by every acknowledgement: so these pages, and those of one batch, are fewer than the reserve has. (On a full disk a batch
+ * brings no mail; fresh mail that gets rows with it is no more than that.)
  */
 const CHECKPOINT_PAGES = 1_000;
 const QUIET_CHECKPOINT_PAGES = 100;
@@ -87,13 +88,14 @@ class Desk {
     let level: Level = batch.ops.some(isAppend) && !this.#hasRoomFor(batch) ? 1 : 0;
     let apart = false;
     let wasFull = false;
-    let isFolding = true;
+    let isFolding = false;
     const startedAtMs = performance.now();
     for (;;) {
       try {
         this.#store.begin(batch.nowMs);
         // What fresh mail is to get rows shares the commit, and its sync.
-        if (isFolding) for (let folds = 0; folds < MAX_FOLDS && this.#store.isToFold(false); folds++) this.#store.foldOldest();
+        isFolding = true;
+        for (let folds = 0; !wasFull && folds < MAX_FOLDS && this.#store.isToFold(false); folds++) this.#store.foldOldest();
         isFolding = false;
         const results = batch.ops.map((op, place) => this.#one(op, place, level, apart));
         this.#store.commit();
@@ -103,8 +105,8 @@ class Desk {
         return { kind: "done", results, happenings, dueMs, wrote, durationMs, damages, log: [...this.takeLog(), ...log] };
       } catch (thrown) {
         this.#store.rollback();
+        // What was asked for has nothing to do with it.
         if (isFolding && !isFull(thrown)) throw thrown;
-        isFolding = false;
         if (isFull(thrown)) {
           if (level === 2)
             return {
