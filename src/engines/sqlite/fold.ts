@@ -1,7 +1,7 @@
 /**
- * Folds: what was acknowledged while it was fresh, in its form for the 24 hours in which it is still known. A fold is one text with the states of up to
- * {@link MAX_MAILS} messages and their idempotency keys, and one date, in place of rows and entries of indexes for each. A state is found by the ids
- * between which a fold's messages lie; a key by a number made of it, which says in which fold to look. docs/decisions/0002 has the figures.
+ * Folds: what is known for 24 hours of mail that was fresh: the idempotency keys, and of what was acknowledged by then the states. A fold is one text
+ * with what up to {@link MAX_MAILS} messages leave, and one date, in place of rows and entries of indexes for each. A state is found by the ids between
+ * which those of a fold lie; a key by a number made of it, which says in which fold to look. docs/decisions/0002 has the figures.
  *
  * Where messages would lie between those of another fold, since the time of day was set back across a start, their states have rows in `deliveries`,
  * as in a store of version 7. In one of version 6 a fold had the names of its keys only, and each key a row of its own; such folds have no checksums,
@@ -25,8 +25,8 @@ const MAX_SPAN_MS = 3_600_000;
 const STEP_FOLDS = 4;
 
 /**
- * A message in a fold: source, key if it has one, hash, what its sender was answered: message, when it was accepted, ttl, user; until when its key is
- * known; and when it was acknowledged, where its state is in no row.
+ * What a message leaves in a fold: source, key if it has one, hash, what its sender was answered: message, when it was accepted, ttl, user; until when
+ * its key is known; and when it was acknowledged, where its state is in no row.
  */
 export type FoldedMail = readonly [
   source: string,
@@ -80,7 +80,7 @@ export class FoldBook {
   }
 
   /**
-   * Gives acknowledged fresh mail the rows that it keeps.
+   * Keeps what fresh mail leaves that was acknowledged or has a key.
    * @param userOf  whose a mailbox is
    * @returns when the first of it goes, ms since the Unix epoch; infinite where there is none
    */
@@ -99,16 +99,16 @@ export class FoldBook {
   }
 
   #addOne(mails: readonly FreshMail[], userOf: (mailbox: number) => string): number {
-    const [first = "", last = ""] = [mails[0]?.message, mails.at(-1)?.message];
+    const acked = mails.filter(({ ended_ms }) => ended_ms !== null);
+    const [first = "", last = ""] = [acked[0]?.message, acked.at(-1)?.message];
     const around = this.#run.foldAround.get(last);
     const isApart = !around || around.last < first;
     let dueMs = 0;
     const folded: FoldedMail[] = [];
     for (const { source, key, hash, message, accepted_ms, ttl, mailbox, key_due_ms, ended_ms } of mails) {
-      const endedMs = ended_ms ?? 0;
-      const keyDueMs = key === null ? endedMs : key_due_ms;
-      dueMs = Math.max(dueMs, endedMs + KEEP_MS, keyDueMs);
-      if (isApart) folded.push([source, key, hash ?? "", message, accepted_ms, ttl, userOf(mailbox), keyDueMs, endedMs]);
+      const keyDueMs = key === null ? (ended_ms ?? 0) : key_due_ms;
+      dueMs = Math.max(dueMs, ended_ms === null ? 0 : ended_ms + KEEP_MS, keyDueMs);
+      if (isApart && ended_ms !== null) folded.push([source, key, hash ?? "", message, accepted_ms, ttl, userOf(mailbox), keyDueMs, ended_ms]);
       else if (key !== null) folded.push([source, key, hash ?? "", message, accepted_ms, ttl, userOf(mailbox), keyDueMs]);
     }
     dueMs = strokeOf(dueMs);
@@ -118,9 +118,9 @@ export class FoldBook {
     const text = writeMails(folded, dueMs);
     const bytes = Buffer.from(numbers.buffer);
     const checksums = [crc32(text), checksumOfNumbers(dueMs, bytes)] as const;
-    const row = [dueMs, first, last, text, checksums[0], bytes, checksums[1], isApart ? mails.length : null] as const;
+    const row = [dueMs, first, last, text, checksums[0], bytes, checksums[1], isApart && acked.length > 0 ? acked.length : null] as const;
     const n = Number(this.#run.addFold.run(...row).lastInsertRowid);
-    if (!isApart) this.#addStates(n, mails);
+    if (!isApart) this.#addStates(n, acked);
     this.#addNumbers(n, numbers, keys);
     return dueMs;
   }
@@ -181,7 +181,7 @@ export class FoldBook {
     if (!around || around.last < message) return undefined;
     const fold = this.#run.keysOfFold.get(around.n);
     if (!fold || crc32(fold.keys) !== fold.keys_checksum) return around.n;
-    return lineOf(fold.keys, JSON.stringify(message), (each) => each[3] === message);
+    return lineOf(fold.keys, JSON.stringify(message), (each) => each[3] === message && each[8] !== undefined);
   }
 
   /** The highest id of a message whose state is in a fold. */

@@ -101,8 +101,7 @@ export const MIGRATIONS: readonly string[] = [
   CREATE TABLE folded_keys (number INTEGER PRIMARY KEY, fold INTEGER NOT NULL) STRICT;
   `,
   `
-  -- mails: the states of so many messages are in the text, too, with those that have no key. null: they have rows in deliveries. No two such folds have
-  -- messages between each other's first and last.
+  -- mails: the states of so many messages are in the text, too, from first to last; no other fold has any between those. null: they have rows in deliveries.
   ALTER TABLE folds ADD COLUMN mails INTEGER;
   CREATE INDEX folds_first ON folds (first) WHERE mails IS NOT NULL;
   `,

@@ -29,7 +29,7 @@ import {
 import { checksumOfDelivery, checksumOfKey, isIntact } from "./checksum.ts";
 import { DeliveryBook } from "./delivery.ts";
 import { FoldBook, type KnownKey } from "./fold.ts";
-import { answerOf, answerOfRow, FreshBook, type FreshMail, keyOf, nameOfKey } from "./fresh.ts";
+import { answerOf, answerOfRow, FreshBook, type FreshMail, nameOfKey } from "./fresh.ts";
 import { mergeGaps } from "./gap.ts";
 import { HoldBook } from "./hold.ts";
 import { KEEP_MS, strokeOf } from "./keep.ts";
@@ -345,7 +345,7 @@ export class Store {
 
   /** Gives fresh mail the rows that it would have if it had never been fresh. */
   #giveRows(mails: readonly FreshMail[]): void {
-    const acked: FreshMail[] = [];
+    const folded: FreshMail[] = [];
     for (const mail of mails) {
       const { message, mailbox, seq, source, bytes, expires_ms, ended_ms, text, event_checksum } = mail;
       const { user } = this.#ledger.touch(this.#ledger.mailbox(mailbox));
@@ -353,14 +353,13 @@ export class Store {
         const event = Number(this.#run.addEvent.run(1, 1, event_checksum, text).lastInsertRowid);
         const checksum = checksumOfDelivery({ ...mail, event }, user, event_checksum);
         this.#run.addDelivery.run(message, mailbox, seq, event, source, null, null, bytes, expires_ms, expires_ms, null, null, checksum);
-        const key = keyOf(mail, user);
-        if (key) this.#run.addKey.run(...key, null);
-      } else acked.push(mail);
+      }
+      if (ended_ms !== null || mail.key !== null) folded.push(mail);
       this.#ledger.count(ACCEPTED, 1);
       this.#ledger.count(ended_ms === null ? UNSETTLED : FIRST_ENDING + ACKED, 1);
       this.#fresh.leave(mail);
     }
-    if (acked.length > 0) this.outcome.noteDue(this.#folds.add(acked, (mailbox) => this.#ledger.mailbox(mailbox).user));
+    if (folded.length > 0) this.outcome.noteDue(this.#folds.add(folded, (mailbox) => this.#ledger.mailbox(mailbox).user));
     this.outcome.wrote = true;
   }
 
