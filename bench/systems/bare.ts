@@ -47,7 +47,7 @@ export const relaySynced: System = {
   name: "ws-synced",
   title: "raw ws relay, synced",
   guarantee:
-    "each frame is a row that is synced (SQLite WAL, synchronous=FULL, those of one turn in one commit) before it is handed on; nothing is ever taken out",
+    "each frame is a row that is synced (SQLite WAL, synchronous=FULL, those of one turn in one commit) before it is handed on, the message and the acknowledgement that is the accept: two syncs, one after the other; nothing is ever taken out",
   start: () => startStoring("relay"),
 };
 

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import Database from "better-sqlite3";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import type { AppendResult, Op, Result, WorkerOptions } from "../../src/engines/sqlite/call.ts";
+import type { AppendResult, Op, ReadResult, Result, WorkerOptions } from "../../src/engines/sqlite/call.ts";
 import { checksumOfKey, checksumOfMailbox } from "../../src/engines/sqlite/checksum.ts";
 import { examineFolder, repair } from "../../src/engines/sqlite/doctor.ts";
 import { numberOf } from "../../src/engines/sqlite/fold.ts";
@@ -109,15 +109,16 @@ test("[E87] the state of what was acknowledged while it was fresh is what it was
   );
   batch(["append", mails]);
   for (const user of ["u", "v"]) batch(["settle", user, "s", [["acked-upto", Number.MAX_SAFE_INTEGER, []]]]);
-  batch(["append", [keyed(nameOf(9_000), "waits")]]);
+  batch(["append", Array.from({ length: 10 }, (_none, n) => keyed(nameOf(9_000 + n), `waits-${n}`))]);
   const asked = () => Array.from({ length: 700 }, (_none, n) => batch(["find", nameOf(n)])[0]);
   const fresh = asked();
   expect(fresh[1]).toEqual({ source: "/users/alice", recipients: [["u", "acked", endedMs]] });
   expect(fresh[3]).toEqual({ source: "/users/alice", recipients: [["v", "acked", endedMs]] });
   while (store.isToFold(true)) store.fold();
-  // The key of what waits is in a fold, too; its state is in its row.
-  expect(left()).toEqual({ states: 701, keys: 351, folds: 4 });
-  expect(repeat("waits")).toContain(`"id":"${nameOf(9_000)}"`);
+  // The keys of what waits are in a fold, too; its state is in its row.
+  expect(left()).toEqual({ states: 710, keys: 360, folds: 4 });
+  expect(rows("idempotency")).toBe(0);
+  expect(repeat("waits-0")).toContain(`"id":"${nameOf(9_000)}"`);
   expect(asked()).toEqual(fresh);
   for (const id of [nameOf(701), "a", "z", `${nameOf(3)}x`, "key-2", "/users/alice", ""]) expect(batch(["find", id]), id).toEqual([null]);
   db.close();
@@ -181,6 +182,54 @@ test("[E87] … a time of day that was wrong for a while lies in no fold: what c
   batch(["append", [keyed(nameOf(2_004), "another")]]);
 });
 
+test("[E83] … what left its fold alone, or by few, has gone in as many steps as what left it by the thousand", () => {
+  open();
+  append(1_000, 0);
+  for (let n = 0; n < 300; n += 1) fold(1, 1_000 + n);
+  batch(["append", Array.from({ length: 1_000 }, (_none, n) => keyed(nameOf(5_000 + n), `held-${n}`))]);
+  const before = rows("folds");
+  expect(before).toBeGreaterThan(300);
+  const seqs = (batch(["read", "u", "s", 0, 2_000, 1e9])[0] as ReadResult).entries.map(([seq]) => seq);
+  batch(["settle", "u", "s", [["held", "tab", seqs]]]);
+  expect(rows("folds"), "none for what is held").toBe(before);
+  nowMs += DAY_MS + STROKE_MS + 1;
+  let steps = 0;
+  while (batch(["sweep", null])[0] === true) steps += 1;
+  expect(left()).toMatchObject({ states: 1_000, keys: 0, folds: 0 });
+  expect(steps).toBeLessThanOrEqual(8);
+});
+
+test("[E88] what comes due while it is fresh is not forgotten by a sweep of what has rows", () => {
+  open();
+  const { acceptedAtMs, expiresAtMs } = makeMessage("m", ["u"], { acceptedAtMs: nowMs, expiresAtMs: nowMs + 90_000 });
+  batch(["append", [toItem(makeMessage("m", ["u"], { acceptedAtMs, expiresAtMs }))]]);
+  sweep();
+  // Where it has no rows yet, it is looked at again; where it has, its own date is known.
+  expect(store.outcome.dueMs).toBe(nowMs + 30_000);
+  nowMs += 30_000;
+  while (store.isToFold(true)) store.fold();
+  sweep();
+  expect(store.outcome.dueMs).toBe(expiresAtMs);
+  nowMs = expiresAtMs;
+  sweep();
+  expect(batch(["find", "m"])).toMatchObject([{ recipients: [["u", "expired", nowMs]] }]);
+});
+
+test("[E84] … of a key that was used again the last use", () => {
+  open();
+  fold(3);
+  nowMs += DAY_MS + STROKE_MS;
+  batch(["append", [keyed("used again", "key-1")]]);
+  batch(["settle", "u", "s", [["acked-upto", Number.MAX_SAFE_INTEGER, []]]]);
+  while (store.isToFold(true)) store.fold();
+  const answer = repeat("key-1");
+  expect(answer).toContain('"id":"used again"');
+  db.close();
+  repair(options.dir, { misses: false });
+  open();
+  expect(repeat("key-1")).toBe(answer);
+});
+
 test("[E87] … taking back what is acknowledged already changes nothing", () => {
   open();
   append(3, 0);
@@ -202,7 +251,7 @@ test("[E87] … damage that says that all ids are there refuses no message", () 
   expect(store.outcome.damages, "said once").toBe(1);
 });
 
-test.each(["keys = 'x' || keys", "keys = replace(keys, 'm000003', 'm000033')", "first = 'm000004'", "last = 'm000002'", "mails = 3"])(
+test.each(["keys = 'x' || keys", "keys = replace(keys, 'm000003', 'm000033')", "first = 'm000004'", "last = 'm000002'", "mails = NULL", "mails = 3"])(
   "[E87] … where a fold's row is damaged (%s) nothing wrong is said of a message, and the doctor says what is damaged",
   (damage) => {
     open();

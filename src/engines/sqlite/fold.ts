@@ -21,8 +21,8 @@ const MAX_MAILS = 250;
  * and its last.
  */
 const MAX_SPAN_MS = 3_600_000;
-/** So many go at a time, so that others get their turn. */
-const STEP_FOLDS = 4;
+/** Folds go until so many lines have, so that others get their turn. */
+const STEP_LINES = 1_000;
 
 /**
  * What a message leaves in a fold: source, key if it has one, hash, what its sender was answered: message, when it was accepted, ttl, user; until when
@@ -66,14 +66,13 @@ type FoldStatements = Pick<
   | "dropFoldedRow"
   | "dropFolded"
   | "dueFolds"
+  | "fold"
   | "moveFold"
   | "dropFold"
 >;
 
 export class FoldBook {
   readonly #run: FoldStatements;
-  /** Folds of whose states it was said that they are damaged. */
-  readonly #damaged = new Set<number>();
 
   constructor(run: FoldStatements) {
     this.#run = run;
@@ -90,7 +89,7 @@ export class FoldBook {
     let firstMs = Number.POSITIVE_INFINITY;
     for (let at = 0; at < sorted.length; ) {
       const mails = sorted.slice(at, at + MAX_MAILS);
-      const gap = mails.findIndex(({ accepted_ms }, n) => Math.abs(accepted_ms - (mails[n - 1]?.accepted_ms ?? accepted_ms)) > MAX_SPAN_MS);
+      const gap = mails.findIndex(({ accepted_ms }) => Math.abs(accepted_ms - (mails[0]?.accepted_ms ?? 0)) > MAX_SPAN_MS);
       if (gap > 0) mails.length = gap;
       firstMs = Math.min(firstMs, this.#addOne(mails, userOf));
       at += mails.length;
@@ -159,24 +158,11 @@ export class FoldBook {
     return { hash, answer: answerOf({ message, accepted_ms, ttl }, user), due_ms };
   }
 
-  /** What a fold knows of a message whose state is in no row; `damaged`, once, where it is no longer what was written; undefined where no fold has it. */
-  ofMessage(message: string): { readonly source: string; readonly user: string; readonly ended_ms: number } | "damaged" | undefined {
-    const found = this.#find(message);
-    if (typeof found === "number") {
-      if (this.#damaged.has(found)) return undefined;
-      this.#damaged.add(found);
-      return "damaged";
-    }
-    return found && { source: found[0], user: found[6], ended_ms: found[8] ?? 0 };
-  }
-
-  /** Whether a fold has the state of a message. */
-  has(message: string): boolean {
-    return Array.isArray(this.#find(message));
-  }
-
-  /** @returns the number of the fold where that is damaged */
-  #find(message: string): FoldedMail | number | undefined {
+  /**
+   * What a fold has of a message whose state is in no row.
+   * @returns the number of the fold where that is damaged; undefined where none has it
+   */
+  ofMessage(message: string): FoldedMail | number | undefined {
     const around = this.#run.foldAround.get(message);
     if (!around || around.last < message) return undefined;
     const fold = this.#run.keysOfFold.get(around.n);
@@ -199,16 +185,21 @@ export class FoldBook {
    * @returns whether there were any
    */
   dropDue(nowMs: number): boolean {
-    const folds = this.#run.dueFolds.all(nowMs, STEP_FOLDS);
-    for (const fold of folds) {
-      const { n, first, last } = fold;
+    const due = this.#run.dueFolds.all(nowMs);
+    let lines = 0;
+    for (const { n, size } of due) {
+      if (lines > 0 && lines + size > STEP_LINES) break;
+      lines += Math.max(1, size);
+      const fold = this.#run.fold.get(n);
+      if (!fold) continue;
+      const { first, last } = fold;
       if (fold.mails === null) this.#run.dropFolded.run(first, last, n, nowMs - KEEP_MS);
       const latestMs = fold.keys_checksum === null ? this.#dropRows(fold, nowMs) : this.#dropNumbers(fold, nowMs);
       // What it says goes with it: not before the last of it.
       if (latestMs > nowMs) this.#run.moveFold.run(strokeOf(latestMs), n);
       else this.#run.dropFold.run(n);
     }
-    return folds.length > 0;
+    return due.length > 0;
   }
 
   /** @returns the last date of what the fold says, ms since the Unix epoch; 0 where nothing says it */

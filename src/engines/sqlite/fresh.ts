@@ -184,9 +184,10 @@ export class FreshBook {
     return size > MAX_MAILS || bytes > MAX_BYTES;
   }
 
-  /** Whether it has been here longer than it should when something is swept: the clock was set, or nobody had time. */
-  isOld(nowMs: number): boolean {
-    return (this.#arrivals[0]?.nowMs ?? nowMs) + MAX_AGE_MS <= nowMs;
+  /** When it will have been here longer than it should when something is swept, ms since the Unix epoch: the clock was set, or nobody had time. */
+  get oldAtMs(): number | null {
+    const oldest = this.#arrivals[this.#dropping];
+    return oldest ? oldest.nowMs + MAX_AGE_MS : null;
   }
 
   /** Whether a message may be fresh: one recipient, without what has to be looked up in other ways than by number, id and key. */
@@ -224,7 +225,7 @@ export class FreshBook {
     return this.#byId.has(id);
   }
 
-  /** The mail with an id: asked for seldom, so there is no index to be kept for it. */
+  /** The mail with an id: asked for seldom, so that no index is kept for it before {@link has} needs one. */
   find(id: string): FreshMail | undefined {
     if (this.#byId) return this.#byId.get(id);
     const isIt = (mail: FreshMail) => mail.message === id && !mail.isMoved;

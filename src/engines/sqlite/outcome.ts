@@ -4,6 +4,7 @@ import type { EndedRow, EntryRow, Happening } from "./call.ts";
 interface Mark {
   readonly happenings: number;
   readonly log: number;
+  readonly said: number;
 }
 
 /** What a batch does besides giving results: what is to be told, to be logged, and to be looked at again. And the time at which it does so. */
@@ -23,15 +24,20 @@ export class Outcome {
   readonly attached = new Set<string>();
   #marks: Mark[] = [];
   #damagesBefore = 0;
+  /** What {@link sayDamagedOnce} was told, in this order. */
+  #said: number[] = [];
+  #saidBefore = 0;
 
   begin(nowMs: number): void {
     this.nowMs = nowMs;
     this.#damagesBefore = this.damages;
+    this.#saidBefore = this.#said.length;
     this.#forget();
   }
 
   rolledBack(): void {
     this.damages = this.#damagesBefore;
+    this.#said.length = this.#saidBefore;
     this.#forget();
   }
 
@@ -41,7 +47,7 @@ export class Outcome {
   }
 
   mark(): void {
-    this.#marks.push({ happenings: this.happenings.length, log: this.log.length });
+    this.#marks.push({ happenings: this.happenings.length, log: this.log.length, said: this.#said.length });
   }
 
   release(): void {
@@ -53,6 +59,7 @@ export class Outcome {
     if (!mark) return;
     this.happenings.length = mark.happenings;
     this.log.length = mark.log;
+    this.#said.length = mark.said;
   }
 
   noteDue(ms: number): void {
@@ -72,6 +79,13 @@ export class Outcome {
   sayDamaged(line: string): void {
     this.damages += 1;
     this.log.push(`${line} Check the disk; \`handover doctor\` looks at all of the store.`);
+  }
+
+  /** As {@link sayDamaged}, of what many may ask for. @param place  by which it is known again */
+  sayDamagedOnce(place: number, line: string): void {
+    if (this.#said.includes(place)) return;
+    this.#said.push(place);
+    this.sayDamaged(line);
   }
 
   #forget(): void {

@@ -28,6 +28,10 @@ export interface Salvaged {
 
 /** The columns of each table, in the order of the file. */
 const TABLES = ["meta", "totals", "mailboxes", "events", "deliveries", "idempotency", "sessions", "ended_sessions", "fresh", "folds"] as const;
+/** A key may be in several places, since it was used again: what is known longest is its last use. */
+const ADD_KEY = `INSERT INTO idempotency (source, key, hash, accepted, due_ms, checksum) VALUES (?, ?, ?, ?, ?, ?)
+  ON CONFLICT (source, key) DO UPDATE SET hash = excluded.hash, accepted = excluded.accepted, due_ms = excluded.due_ms, checksum = excluded.checksum
+    WHERE excluded.due_ms > due_ms`;
 const USERS_INDEX = "sqlite_autoindex_mailboxes_1";
 
 /**
@@ -243,13 +247,15 @@ class Salvage {
       `INSERT INTO deliveries (message, mailbox, seq, event, source, bytes, attempts, expires_ms, due_ms, ending, ended_ms, checksum)
         VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)`,
     );
-    const addKey = this.#into.prepare("INSERT OR IGNORE INTO idempotency (source, key, hash, accepted, due_ms, checksum) VALUES (?, ?, ?, ?, ?, ?)");
+    const addKey = this.#into.prepare(ADD_KEY);
     let [waited, acked] = [lost, 0];
     for (const mail of arrivals.flatMap(({ mails }) => mails)) {
-      // What had rows before is there by those.
-      if (mail.isMoved || isThere.get(mail.message)) continue;
       const { message, source, bytes, seq, expires_ms, ended_ms, text, event_checksum } = mail;
       const user = mailbox.get(mail.mailbox)?.user;
+      const key = mail.isMoved || user === undefined ? undefined : keyOf(mail, user);
+      if (key) addKey.run(...key);
+      // What had rows before is there by those.
+      if (mail.isMoved || isThere.get(mail.message)) continue;
       if (ended_ms === null) waited += 1;
       if (user === undefined || (ended_ms === null && crc32(text) !== event_checksum)) {
         if (ended_ms === null) this.#lost.push({ message, user });
@@ -263,8 +269,6 @@ class Salvage {
         acked += 1;
         addDelivery.run(message, mail.mailbox, seq, null, source, bytes, expires_ms, ended_ms + KEEP_MS, "acked", ended_ms, null);
       }
-      const key = keyOf(mail, user);
-      if (key) addKey.run(...key);
     }
     return { waited, acked };
   }
@@ -298,19 +302,18 @@ class Salvage {
   }
 
   #keys(): number {
-    const add = this.#into.prepare("INSERT OR IGNORE INTO idempotency (source, key, hash, accepted, due_ms, checksum) VALUES (?, ?, ?, ?, ?, ?)");
-    let taken = 0;
+    const add = this.#into.prepare(ADD_KEY);
     for (const { values } of this.#rows("idempotency", 5, true)) {
       const [source, key, hash, accepted, dueMs, checksum] = values;
       if (![source, key, hash, accepted].every((each) => typeof each === "string") || typeof dueMs !== "number") continue;
       const right = checksumOfKey(String(source), String(key), String(hash), String(accepted), dueMs);
-      if (!this.#hasChecksums || checksum === right) taken += add.run(source, key, hash, accepted, dueMs, right).changes;
+      if (!this.#hasChecksums || checksum === right) add.run(source, key, hash, accepted, dueMs, right);
     }
     // What of the folds cannot be read was counted when their states were taken.
     const unreadable = this.#unreadableCells;
-    for (const mails of this.#folds()) for (const key of mails.filter(isKey)) taken += add.run(...rowOf(key)).changes;
+    for (const mails of this.#folds()) for (const key of mails.filter(isKey)) add.run(...rowOf(key));
     this.#unreadableCells = unreadable;
-    return taken;
+    return Number(this.#into.prepare("SELECT count(*) FROM idempotency").pluck().get());
   }
 
   #sessions(): number {

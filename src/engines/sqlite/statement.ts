@@ -88,8 +88,10 @@ export const SQL = {
   nextKeyDue: "SELECT due_ms FROM idempotency WHERE fold IS NULL ORDER BY due_ms LIMIT 1",
 
   addFold: "INSERT INTO folds (due_ms, first, last, keys, keys_checksum, numbers, numbers_checksum, mails) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-  dueFolds: `SELECT n, due_ms, first, last, keys, keys_checksum, numbers, numbers_checksum, mails FROM folds
-    WHERE due_ms <= ${INT} ORDER BY due_ms LIMIT ${INT}`,
+  /** size: how many messages it has, about; without reading its text. */
+  dueFolds: `SELECT n, max(coalesce(mails, 0), coalesce(length(numbers) / 8, 0)) AS size FROM folds
+    WHERE due_ms <= ${INT} ORDER BY due_ms LIMIT ${STEP_ROWS}`,
+  fold: "SELECT n, due_ms, first, last, keys, keys_checksum, numbers, numbers_checksum, mails FROM folds WHERE n = ?",
   nextFoldDue: "SELECT due_ms FROM folds ORDER BY due_ms LIMIT 1",
   dropFold: "DELETE FROM folds WHERE n = ?",
   /** Of a fold without states. Each row is asked for its own date, too: what a damaged row of a fold says lets nothing go early. */
@@ -226,7 +228,8 @@ type Rows = {
   due: DeliveryRow;
   nextDue: { due_ms: number };
   nextKeyDue: { due_ms: number };
-  dueFolds: FoldRow;
+  dueFolds: { n: number; size: number };
+  fold: FoldRow;
   nextFoldDue: { due_ms: number };
   mail: MailRow;
   gaps: GapRow;

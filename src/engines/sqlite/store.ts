@@ -29,7 +29,7 @@ import {
 import { checksumOfDelivery, checksumOfKey, isIntact } from "./checksum.ts";
 import { DeliveryBook } from "./delivery.ts";
 import { FoldBook, type KnownKey } from "./fold.ts";
-import { answerOf, answerOfRow, FreshBook, type FreshMail, nameOfKey } from "./fresh.ts";
+import { answerOf, answerOfRow, FreshBook, type FreshMail, keyOf, nameOfKey } from "./fresh.ts";
 import { mergeGaps } from "./gap.ts";
 import { HoldBook } from "./hold.ts";
 import { KEEP_MS, strokeOf } from "./keep.ts";
@@ -42,6 +42,8 @@ import { type DeliveryRow, type KeyRow, type MailboxRow, prepareAll, STEP_ROWS, 
 
 /** How long it is remembered that a session has ended. */
 const REMEMBER_ENDED_MS = 366 * 24 * 3600_000;
+/** Fewer keys of mail that waits have rows of their own. */
+const MIN_FOLDED = 8;
 /** What is forgotten at its time without any other effect: how, and when there is more. */
 const FORGET = [
   ["dropKeys", "nextKeyDue"],
@@ -234,7 +236,8 @@ export class Store {
       if (known) return known.hash === hash ? known.answer : CONFLICT;
     }
     if (id > this.#lastMessage) this.#lastMessage = id;
-    else if (this.#fresh.has(id) || this.#run.isMessage.get(id) || this.#folds.has(id)) throw new Error(`message ${id} is there already`);
+    else if (this.#fresh.has(id) || this.#run.isMessage.get(id) || typeof this.#folds.ofMessage(id) === "object")
+      throw new Error(`message ${id} is there already`);
     if (this.#fresh.takes(item)) return this.#appendFresh(item, keyName);
     if (sessions?.some((session) => session !== null && this.#sessions.hasEnded(session, this.outcome.nowMs))) return SESSION_ENDED;
     const isExpired = expiresAtMs <= acceptedAtMs;
@@ -343,7 +346,7 @@ export class Store {
     return [mail.seq, mail.message, ACKED];
   }
 
-  /** Gives fresh mail the rows that it would have if it had never been fresh. */
+  /** Gives fresh mail the rows that it would have if it had never been fresh, except that folds keep what is known of it for 24 hours. */
   #giveRows(mails: readonly FreshMail[]): void {
     const folded: FreshMail[] = [];
     for (const mail of mails) {
@@ -354,7 +357,10 @@ export class Store {
         const checksum = checksumOfDelivery({ ...mail, event }, user, event_checksum);
         this.#run.addDelivery.run(message, mailbox, seq, event, source, null, null, bytes, expires_ms, expires_ms, null, null, checksum);
       }
-      if (ended_ms !== null || mail.key !== null) folded.push(mail);
+      const key = ended_ms === null ? keyOf(mail, user) : undefined;
+      // A fold for few would cost more, now and when it goes.
+      if (key && mails.length < MIN_FOLDED) this.#run.addKey.run(...key, null);
+      else if (key || ended_ms !== null) folded.push(mail);
       this.#ledger.count(ACCEPTED, 1);
       this.#ledger.count(ended_ms === null ? UNSETTLED : FIRST_ENDING + ACKED, 1);
       this.#fresh.leave(mail);
@@ -495,10 +501,14 @@ export class Store {
     const [first] = rows;
     if (first) return { source: first.source, recipients: rows.map((row) => [row.user, row.ending, row.ended_ms]) };
     const folded = this.#folds.ofMessage(id);
-    if (folded === "damaged")
-      this.outcome.sayDamaged("States of acknowledged messages are damaged on the disk: whoever asks for them is told that they are not known.");
-    if (!folded || folded === "damaged") return null;
-    return { source: folded.source, recipients: [[folded.user, ENDINGS[ACKED], folded.ended_ms]] };
+    if (typeof folded === "number") {
+      const line = "States of acknowledged messages are damaged on the disk: whoever asks for them is told that they are not known.";
+      this.outcome.sayDamagedOnce(folded, line);
+      return null;
+    }
+    if (!folded) return null;
+    const [source, , , , , , user, , ended_ms = null] = folded;
+    return { source, recipients: [[user, ENDINGS[ACKED], ended_ms]] };
   }
 
   #evict(id: string): number {
@@ -537,7 +547,7 @@ export class Store {
   /** One step of what time does: expiry, return of nacked mail, purge. @returns whether there is more at once */
   #sweep(setBackMs: number | null): boolean {
     if (setBackMs !== null) this.#deliveries.comeEarlier(setBackMs);
-    if (this.#fresh.isOld(this.outcome.nowMs)) {
+    if ((this.#fresh.oldAtMs ?? Number.POSITIVE_INFINITY) <= this.outcome.nowMs) {
       this.foldOldest();
       return true;
     }
@@ -553,6 +563,9 @@ export class Store {
     if (hasFold) this.outcome.wrote = true;
     const nexts = [this.#run.nextDue.get(), this.#run.nextFoldDue.get(), ...FORGET.map(([, nextDue]) => this.#run[nextDue].get())];
     for (const next of nexts) if (next) this.outcome.noteDue(next.due_ms);
+    // The dates of fresh mail are in no table yet: it is looked at again when it has rows.
+    const oldMs = this.#fresh.oldAtMs;
+    if (oldMs !== null) this.outcome.noteDue(oldMs);
     return rows.length === STEP_ROWS || forgotten.includes(STEP_ROWS) || hasFold;
   }
 

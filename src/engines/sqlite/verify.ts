@@ -200,8 +200,11 @@ function damageOfFolds(db: Db, version: number): { readonly keys: number; readon
     // One that was used again is in a later fold, and one whose number is another's has a row of its own.
     const isFound = (key: FoldedKey) => key[7] <= nowMs || (fold.get(numberOfKey(key)) ?? 0) >= each.n || row.get(key[0], key[1]) !== undefined;
     damagedKeys += mails ? mails.filter((mail) => isKey(mail) && !isFound(mail)).length : Math.max(each.numbers ?? 0, each.mails === null ? 1 : 0);
-    if (each.mails === null) return;
     const acked = mails?.filter((mail) => mail[8] !== undefined) ?? [];
+    if (each.mails === null) {
+      damagedStates += acked.length;
+      return;
+    }
     const isAround = acked[0]?.[3] === each.first && acked.at(-1)?.[3] === each.last && acked.length === each.mails && each.first > lastOfAll;
     if (isAround) lastOfAll = each.last;
     else damagedStates += each.mails;
