@@ -7,7 +7,7 @@ import Database from "better-sqlite3";
 import { describe, expect, test } from "vitest";
 import type { Transport } from "../src/client/index.ts";
 import type { Totals } from "../src/engine.ts";
-import { readFresh } from "../src/engines/sqlite/fresh.ts";
+import { readFresh } from "../src/engines/sqlite/fresh-row.ts";
 import { databaseFile } from "../src/engines/sqlite/schema.ts";
 import { call, type Delivered, field, WEBSOCKET } from "../src/testing/wire.ts";
 import { LONG_POLLING } from "../src/testing/wire-poll.ts";

@@ -8,7 +8,7 @@ import type { AppendResult, Op, ReadResult, Result, WorkerOptions } from "../../
 import { checksumOfKey, checksumOfMailbox } from "../../src/engines/sqlite/checksum.ts";
 import { examineFolder, repair } from "../../src/engines/sqlite/doctor.ts";
 import { numberOf } from "../../src/engines/sqlite/fold.ts";
-import { nameOfKey } from "../../src/engines/sqlite/fresh.ts";
+import { nameOfKey } from "../../src/engines/sqlite/key.ts";
 import { openDatabase } from "../../src/engines/sqlite/open.ts";
 import { rootsOfAll } from "../../src/engines/sqlite/salvage.ts";
 import { type Db, databaseFile, MIGRATIONS, migrate } from "../../src/engines/sqlite/schema.ts";

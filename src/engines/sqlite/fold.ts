@@ -9,9 +9,10 @@
  * @module
  */
 import { crc32 } from "node:zlib";
-import { answerOf, type FreshMail, keyRow, nameOfKey } from "./fresh.ts";
 import { KEEP_MS, strokeOf } from "./keep.ts";
+import { answerOf, keyRow, nameOfKey } from "./key.ts";
 import { RowsInserted } from "./rows.ts";
+import type { FreshMail } from "./shelf.ts";
 import type { FoldRow, Statements } from "./statement.ts";
 
 /** More would make a repeat, for which its fold is read, and damage to the text, cost more; with fewer the dates cost more. */

@@ -6,12 +6,11 @@
  * The other tables know nothing of fresh mail, except the head of its mailbox: they fit together without it.
  * @module
  */
-import { crc32 } from "node:zlib";
-import { writeTime } from "../../time.ts";
 import type { AppendItem } from "./call.ts";
-import { type CheckedDelivery, checksumOfKey } from "./checksum.ts";
+import { type Arrival, idsOf, readFresh, writeFresh } from "./fresh-row.ts";
 import { Damaged, type Db } from "./schema.ts";
-import type { FreshRow, Statements } from "./statement.ts";
+import { type FreshMail, Shelf } from "./shelf.ts";
+import type { Statements } from "./statement.ts";
 
 /** What lives shorter has rows from the beginning: what is fresh is never swept. */
 const MIN_TTL_MS = 60_000;
@@ -25,109 +24,6 @@ const MAX_LENGTH = 4_096;
 const MAX_MAILS = 16_384;
 const MAX_BYTES = 3 * 1_048_576;
 const STEP_MAILS = 250;
-
-/** One message for one recipient, in the columns of its future rows. */
-export interface FreshMail extends CheckedDelivery {
-  readonly seq: number;
-  /** Empty once its acknowledgement is committed: then it is in the file only, where nobody will ask for it. */
-  text: string;
-  readonly event_checksum: number;
-  readonly accepted_ms: number;
-  readonly ttl: number;
-  readonly key: string | null;
-  /** Of source and key: {@link nameOfKey}. */
-  readonly keyName: string | null;
-  readonly hash: string | null;
-  readonly key_due_ms: number;
-  /** When it was acknowledged; null while it waits. */
-  ended_ms: number | null;
-  /** The commit that it came with; infinite until then. */
-  commit: number;
-  /** Whether it has rows now. */
-  isMoved: boolean;
-}
-
-/** The fresh mail of one mailbox. */
-class Shelf {
-  /** The highest number of its mail. */
-  head = 0;
-  /** Mail, the acknowledged included. */
-  size = 0;
-  /** How much of it waits. */
-  count = 0;
-  bytes = 0;
-  /** Ascending. What waits is among these, from {@link #first} on. */
-  #mails: FreshMail[] = [];
-  #first = 0;
-
-  add(mail: FreshMail): void {
-    this.head = Math.max(this.head, mail.seq);
-    this.size += 1;
-    if (mail.ended_ms !== null) return;
-    if (this.#first > 32 && this.#first * 2 > this.#mails.length) {
-      this.#mails = this.#mails.slice(this.#first);
-      this.#first = 0;
-    }
-    this.#mails.push(mail);
-    this.count += 1;
-    this.bytes += mail.bytes;
-  }
-
-  /** Mail that waited, and does so no more. */
-  remove(mail: FreshMail): void {
-    this.count -= 1;
-    this.bytes -= mail.bytes;
-    for (let next = this.#mails[this.#first]; next && !isWaiting(next); next = this.#mails[this.#first]) this.#first += 1;
-  }
-
-  waitingAt(seq: number): FreshMail | undefined {
-    let [low, high] = [this.#first, this.#mails.length];
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if ((this.#mails[middle]?.seq ?? 0) < seq) low = middle + 1;
-      else high = middle;
-    }
-    const mail = this.#mails[low];
-    return mail?.seq === seq && isWaiting(mail) ? mail : undefined;
-  }
-
-  *waiting(): Generator<FreshMail> {
-    for (let at = this.#first; at < this.#mails.length; at++) {
-      const mail = this.#mails[at];
-      if (mail && isWaiting(mail)) yield mail;
-    }
-  }
-}
-
-function isWaiting(mail: FreshMail): boolean {
-  return mail.ended_ms === null && !mail.isMoved;
-}
-
-interface Arrival {
-  readonly commit: number;
-  /** Between these its ids are. */
-  readonly first: string;
-  readonly last: string;
-  readonly nowMs: number;
-  readonly mails: readonly FreshMail[];
-  readonly bytes: number;
-}
-
-/** Per mail: message, mailbox, seq, source, bytes, event's checksum, accepted_ms, expires_ms, ttl, key, hash, key_due_ms. */
-type Tuple = readonly [string, number, number, string, number, number, number, number, number, string | null, string | null, number];
-
-/** What a row says, as JSON. */
-interface Header {
-  readonly now: number;
-  /** Times are counted from `now`, and the checksum is signed: small numbers are written in half the time. */
-  readonly mails: readonly Tuple[];
-  /** In their place until version 7: with dates. */
-  readonly came?: readonly Tuple[];
-  /** Pairs: mailbox, seq; acknowledged at `now`. */
-  readonly acked: readonly number[];
-  /** Pairs: what has rows since this commit. */
-  readonly moved: readonly number[];
-}
 
 export class FreshBook {
   readonly #run: Pick<Statements, "addFresh" | "dropFresh" | "foldedTo">;
@@ -295,14 +191,7 @@ export class FreshBook {
     }
     this.#tells = this.#came.length + this.#acked.length + told.length > 0;
     if (!this.#tells) return false;
-    const header: Header = {
-      now: nowMs,
-      mails: this.#came.map((mail) => toTuple(mail, nowMs)),
-      acked: this.#acked.flatMap(place),
-      moved: told.flatMap(place),
-    };
-    const text = JSON.stringify(header);
-    this.#run.addFresh.run(commit, this.#came.length, crc32(text), text, Buffer.from(this.#came.map((mail) => mail.text).join("")));
+    this.#run.addFresh.run(commit, ...writeFresh({ came: this.#came, acked: this.#acked, moved: told }, nowMs));
     return true;
   }
 
@@ -409,118 +298,3 @@ export class FreshBook {
 }
 
 const NOTHING = { head: 0, count: 0, bytes: 0 } as const;
-
-function toTuple(mail: FreshMail, nowMs: number): Tuple {
-  const { message, mailbox, seq, source, bytes, event_checksum, accepted_ms, expires_ms, ttl, key, hash, key_due_ms } = mail;
-  const [accepted, expires, keyDue] = [accepted_ms - nowMs, expires_ms - nowMs, key_due_ms - nowMs];
-  return [message, mailbox, seq, source, bytes, event_checksum | 0, accepted, expires, ttl, key, hash, keyDue];
-}
-
-function place(mail: FreshMail): readonly [number, number] {
-  return [mail.mailbox, mail.seq];
-}
-
-/** Between which ids mail is. */
-function idsOf(mails: readonly FreshMail[]): { readonly first: string; readonly last: string } {
-  let [first, last] = [mails[0]?.message ?? "", ""];
-  for (const { message } of mails) {
-    if (message < first) first = message;
-    if (message > last) last = message;
-  }
-  return { first, last };
-}
-
-/** The fresh mail of a database, and how many of its rows are not what was written. */
-export function readFresh(db: Db): ReturnType<typeof replayFresh> {
-  return replayFresh(db.prepare<[], FreshRow>("SELECT n, mails, checksum, header, events FROM fresh ORDER BY n").all());
-}
-
-/** How many rows of fresh mail are not what was written: without reading the mail in them, which is done once, when the store is opened. */
-export function countDamagedFresh(db: Db): number {
-  const rows = db.prepare<[], Pick<FreshRow, "checksum" | "header">>("SELECT checksum, header FROM fresh").all();
-  return rows.filter((row) => !isWhole(row)).length;
-}
-
-function isWhole({ checksum, header }: Pick<FreshRow, "checksum" | "header">): boolean {
-  return crc32(header) === checksum;
-}
-
-/** What rows of fresh mail say together. @param rows  in the order of the commits */
-export function replayFresh(rows: readonly FreshRow[]): { arrivals: Arrival[]; damaged: number; lost: number } {
-  const arrivals: Arrival[] = [];
-  const byPlace = new Map<string, FreshMail>();
-  let damaged = 0;
-  let lost = 0;
-  for (const { n, mails: count, checksum, header, events } of rows) {
-    if (!isWhole({ checksum, header })) {
-      damaged += 1;
-      lost += count;
-      continue;
-    }
-    const { now, mails: tuples, came, acked, moved } = JSON.parse(header) as Header;
-    const baseMs = came ? 0 : now;
-    let at = 0;
-    const mails = (came ?? tuples).map((tuple): FreshMail => {
-      const [message, mailbox, seq, source, bytes, checksumAsWritten, accepted, expires, ttl, key, hash, keyDue] = tuple;
-      const event_checksum = checksumAsWritten >>> 0;
-      const [accepted_ms, expires_ms, key_due_ms] = [baseMs + accepted, baseMs + expires, baseMs + keyDue];
-      // A text that is not what was written is found when it is read, as that of a row.
-      const text = events.toString("utf8", at, at + bytes);
-      at += bytes;
-      const keyName = key === null ? null : nameOfKey(source, key);
-      const ofMessage = { message, source, text, event_checksum, bytes, accepted_ms, expires_ms, ttl, key, keyName, hash, key_due_ms };
-      return { ...ofMessage, mailbox, seq, event: null, session: null, topic: null, attempts: 1, ended_ms: null, commit: n, isMoved: false };
-    });
-    for (const mail of mails) byPlace.set(`${mail.mailbox} ${mail.seq}`, mail);
-    const each = (pairs: readonly number[], change: (mail: FreshMail) => void) => {
-      for (let pair = 0; pair < pairs.length; pair += 2) {
-        const mail = byPlace.get(`${pairs[pair]} ${pairs[pair + 1]}`);
-        if (mail) change(mail);
-      }
-    };
-    each(acked, (mail) => {
-      mail.ended_ms = now;
-    });
-    each(moved, (mail) => {
-      mail.isMoved = true;
-    });
-    arrivals.push({ commit: n, ...idsOf(mails), nowMs: now, mails, bytes: at });
-  }
-  return { arrivals, damaged, lost };
-}
-
-/** A source's key, as one name: made once for each message, and looked up three times. */
-export function nameOfKey(source: string, key: string): string {
-  return `${source}\n${key}`;
-}
-
-/** The row of a message's idempotency key, as {@link keyRow}; undefined where it has none. */
-export function keyOf(mail: FreshMail, user: string): ReturnType<typeof keyRow> | undefined {
-  const { source, key, hash, key_due_ms } = mail;
-  return key === null ? undefined : keyRow(source, key, hash ?? "", mail, user, key_due_ms);
-}
-
-/** A row of an idempotency key: source, key, hash, the answer in short, due_ms, checksum. */
-export function keyRow(
-  source: string,
-  key: string,
-  hash: string,
-  { message, accepted_ms, ttl }: Pick<FreshMail, "message" | "accepted_ms" | "ttl">,
-  user: string,
-  dueMs: number,
-): readonly [string, string, string, string, number, number] {
-  const accepted = JSON.stringify([message, accepted_ms, ttl, user]);
-  return [source, key, hash, accepted, dueMs, checksumOfKey(source, key, hash, accepted, dueMs)];
-}
-
-/** The answer to whoever sent it, as it is repeated for its idempotency key. */
-export function answerOf({ message, accepted_ms, ttl }: Pick<FreshMail, "message" | "accepted_ms" | "ttl">, user: string): string {
-  return JSON.stringify({ id: message, time: writeTime(accepted_ms), ttl, recipients: [user] });
-}
-
-/** The answer that a key's row holds: as it is, or, of mail that was fresh, in short. */
-export function answerOfRow(accepted: string): string {
-  if (!accepted.startsWith("[")) return accepted;
-  const [message, accepted_ms, ttl, user] = JSON.parse(accepted) as [string, number, number, string];
-  return answerOf({ message, accepted_ms, ttl }, user);
-}

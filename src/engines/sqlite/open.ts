@@ -6,7 +6,7 @@ import { readFileSync, statSync } from "node:fs";
 import { resolve } from "node:path";
 import Database from "better-sqlite3";
 import { makeFolder, syncFolder } from "./folder.ts";
-import { countDamagedFresh } from "./fresh.ts";
+import { countDamagedFresh } from "./fresh-row.ts";
 import { markFile, readMark } from "./mark.ts";
 import { giveUpReserve } from "./reserve.ts";
 import { CannotOpen, CHECKSUMS_SINCE, checkVersion, type Db, databaseFile, FRESH_SINCE, isDamage, migrate, sqliteCode, text } from "./schema.ts";

@@ -5,7 +5,8 @@
 import { crc32 } from "node:zlib";
 import type { EntryRow, UnsettledResult, UnsettledRow } from "./call.ts";
 import { isIntact } from "./checksum.ts";
-import type { FreshBook, FreshMail } from "./fresh.ts";
+import type { FreshBook } from "./fresh.ts";
+import type { FreshMail } from "./shelf.ts";
 import { type GapRow, type MailboxRow, type MailRow, STEP_ROWS, type Statements } from "./statement.ts";
 
 /** Most bytes of events, about, that one step of a walk hands over. */

@@ -29,15 +29,17 @@ import {
 import { checksumOfDelivery, checksumOfKey, isIntact } from "./checksum.ts";
 import { DeliveryBook } from "./delivery.ts";
 import { FoldBook, type KnownKey } from "./fold.ts";
-import { answerOf, answerOfRow, FreshBook, type FreshMail, keyOf, nameOfKey } from "./fresh.ts";
+import { FreshBook } from "./fresh.ts";
 import { mergeGaps } from "./gap.ts";
 import { HoldBook } from "./hold.ts";
 import { KEEP_MS, strokeOf } from "./keep.ts";
+import { answerOf, answerOfRow, keyOf, nameOfKey } from "./key.ts";
 import { ACCEPTED, FIRST_ENDING, Ledger, UNSETTLED } from "./ledger.ts";
 import { Outcome } from "./outcome.ts";
 import { readMail, walkMail } from "./reading.ts";
 import { Damaged, type Db } from "./schema.ts";
 import { SessionBook } from "./session.ts";
+import type { FreshMail } from "./shelf.ts";
 import { type DeliveryRow, type KeyRow, type MailboxRow, prepareAll, STEP_ROWS, type Statements } from "./statement.ts";
 
 /** How long it is remembered that a session has ended. */

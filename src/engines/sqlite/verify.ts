@@ -7,7 +7,7 @@ import { crc32 } from "node:zlib";
 import Database from "better-sqlite3";
 import { type CheckedDelivery, checksumOfKey, checksumOfMailbox, isIntact, MAILBOX_COLUMNS } from "./checksum.ts";
 import { type FoldedKey, isKey, mailsOf, numberOfKey } from "./fold.ts";
-import { readFresh } from "./fresh.ts";
+import { readFresh } from "./fresh-row.ts";
 import { damageOfLog } from "./log.ts";
 import { readMark } from "./mark.ts";
 import { type Db, databaseFile, FOLDED_KEYS_SINCE, FOLDED_STATES_SINCE, FOLDS_SINCE, FRESH_SINCE } from "./schema.ts";
