@@ -61,6 +61,15 @@ const repeat = (key: string) => {
   return result;
 };
 
+/** An empty store of a version before, in the place of this test's. */
+function makeOld(version: number): Db {
+  options = { ...options, dir: folder.dir };
+  const old = new Database(databaseFile(folder.dir));
+  old.pragma("auto_vacuum = INCREMENTAL");
+  migrate(old, folder.dir, version);
+  return old;
+}
+
 function sweep(): void {
   while (batch(["sweep", null])[0] === true);
 }
@@ -432,11 +441,7 @@ test("[E85] the trees of a store begin where a repair looks for them, of every v
 });
 
 test("[E85] … and a store of version 5 with keys and states of its own goes on: they are known until their date, and go", () => {
-  const file = databaseFile(folder.dir);
-  options = { ...options, dir: folder.dir };
-  const old = new Database(file);
-  old.pragma("auto_vacuum = INCREMENTAL");
-  migrate(old, folder.dir, 5);
+  const old = makeOld(5);
   const answer = JSON.stringify({ id: "old", time: new Date(nowMs).toISOString(), ttl: 60, recipients: ["u"] });
   const dueMs = nowMs + 3_600_000;
   old
@@ -461,11 +466,7 @@ test("[E85] … and a store of version 5 with keys and states of its own goes on
 });
 
 test("[E85] … and so does one of version 6, whose folds have names of keys that have rows", () => {
-  const file = databaseFile(folder.dir);
-  options = { ...options, dir: folder.dir };
-  const old = new Database(file);
-  old.pragma("auto_vacuum = INCREMENTAL");
-  migrate(old, folder.dir, 6);
+  const old = makeOld(6);
   const answer = JSON.stringify({ id: "old", time: new Date(nowMs).toISOString(), ttl: 60, recipients: ["u"] });
   const inShort = JSON.stringify(["old", nowMs, 60, "u"]);
   const dueMs = nowMs + 3_600_000;
@@ -495,11 +496,7 @@ test("[E85] … and so does one of version 6, whose folds have names of keys tha
 });
 
 test("[E85] … and so does one of version 7, whose folds have the keys, and states rows, with its fresh mail", () => {
-  const file = databaseFile(folder.dir);
-  options = { ...options, dir: folder.dir };
-  const old = new Database(file);
-  old.pragma("auto_vacuum = INCREMENTAL");
-  migrate(old, folder.dir, 7);
+  const old = makeOld(7);
   const dueMs = Math.ceil((nowMs + 3_600_000) / STROKE_MS) * STROKE_MS;
   const number = numberOf(nameOfKey("/users/alice", "k"));
   const numbers = Buffer.from(Float64Array.of(number).buffer);
