@@ -86,7 +86,7 @@ const KINDS = [
   "a bit of a page",
   "bits of a page",
   "bits all over",
-  "bits of a row",
+  "bits of rows",
   "bits of a text",
   "bits of a fresh row",
   "bits of a fresh text",
@@ -118,20 +118,20 @@ export function hurt(dir: string, random: () => number, turn: number): string {
     case "database emptied":
       truncateSync(database);
       return kind;
-    case "bits of a row": {
-      // Such as SQLite sees no harm in: the pages and indexes are in order.
+    case "bits of rows": {
+      // Such as SQLite sees no harm in: the pages and indexes are in order. Each change of another row: some show in nothing that is handed out.
       const db = new Database(database);
-      const change = [
+      const changes = [
         "event = (SELECT max(id) FROM events WHERE id <> event)",
         "session = 's2'",
         "attempts = attempts + 4",
         "source = '/users/mallory'",
-      ][upto(4)];
-      const at = upto(Number(db.prepare("SELECT count(*) FROM deliveries WHERE ending IS NULL").pluck().get()));
+      ];
       const row = "SELECT message, mailbox FROM deliveries WHERE ending IS NULL AND session IS NOT 's2' LIMIT 1 OFFSET ?";
-      db.prepare(`UPDATE deliveries SET ${change} WHERE (message, mailbox) IN (${row})`).run(Math.floor(at / 2));
+      const rows = Number(db.prepare("SELECT count(*) FROM deliveries WHERE ending IS NULL AND session IS NOT 's2'").pluck().get());
+      for (const change of changes) db.prepare(`UPDATE deliveries SET ${change} WHERE (message, mailbox) IN (${row})`).run(upto(rows));
       db.close();
-      return `a row: ${change}`;
+      return `rows: ${changes.join("; ")}`;
     }
     case "bits of a text": {
       const db = new Database(database);
