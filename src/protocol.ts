@@ -300,7 +300,7 @@ export function writeData(value: unknown): string {
   return JSON.stringify(value, (_key, each: unknown) => (Object.is(each, -0) ? rawJson("-0") : each));
 }
 
-/** @returns whether there is a -0 in it. @throws HandoverError bad-request */
+/** Goes no deeper than what is allowed. @returns whether there is a -0 in it. @throws HandoverError bad-request */
 function checkData(value: unknown, depth: number): boolean {
   if (typeof value === "string") {
     if (!value.isWellFormed()) throw refusedData("a lone surrogate, which is not text");

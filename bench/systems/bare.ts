@@ -11,14 +11,20 @@ const BARE = new URL("../bare.ts", import.meta.url).pathname;
 const own = (name: string) =>
   (JSON.parse(readFileSync(new URL(`../../node_modules/${name}/package.json`, import.meta.url), "utf8")) as { version: string }).version;
 
-export async function startBare(kind: "relay" | "socketio" | "fastify" | "poll" | "sse" | "x0"): Promise<Running> {
-  return startIn(kind);
+/** @param stores  the folder in which it stores what it is given; only `relay` and `fastify` can */
+export async function startBare(kind: "relay" | "socketio" | "fastify" | "poll" | "sse" | "x0", stores?: string): Promise<Running> {
+  const program = await start({
+    command: process.execPath,
+    args: stores === undefined ? [BARE, kind] : [BARE, kind, stores],
+    prints: /http:\/\/[\w.:]+\d/,
+  });
+  return { pids: [program.pid], address: program.found, stop: () => program.stop("SIGKILL") };
 }
 
 /** One that stores what it is given, in a folder of its own. */
 async function startStoring(kind: "relay" | "fastify"): Promise<Running> {
   const own = folder(kind);
-  const running = await startIn(kind, own.path);
+  const running = await startBare(kind, own.path);
   return {
     ...running,
     async stop() {
@@ -26,11 +32,6 @@ async function startStoring(kind: "relay" | "fastify"): Promise<Running> {
       own.remove();
     },
   };
-}
-
-async function startIn(...args: readonly string[]): Promise<Running> {
-  const program = await start({ command: process.execPath, args: [BARE, ...args], prints: /http:\/\/[\w.:]+\d/ });
-  return { pids: [program.pid], address: program.found, stop: () => program.stop("SIGKILL") };
 }
 
 export const relay: System = {

@@ -205,20 +205,15 @@ export class FoldBook {
 
   /** @returns the last date of what the fold says, ms since the Unix epoch; 0 where nothing says it */
   #dropNumbers(fold: FoldRow, nowMs: number): number {
-    const { n, due_ms, numbers, numbers_checksum } = fold;
-    const isWhole =
-      numbers !== null &&
-      numbers.length % 8 === 0 &&
-      (checksumOfNumbers(due_ms, numbers) === numbers_checksum || crc32(numbers, due_ms >>> 0) === numbers_checksum);
+    const numbers = numbersOf(fold);
     // Its own date or its numbers are not what was written: the text says both, too.
-    const mails = isWhole ? [] : (mailsOf(fold) ?? []);
+    const mails = numbers ? [] : (mailsOf(fold) ?? []);
     const latestMs = mails.reduce(
       (latest, [, , , , , , , keyDueMs, endedMs]) => Math.max(latest, keyDueMs, endedMs === undefined ? 0 : endedMs + KEEP_MS),
       0,
     );
     if (latestMs > nowMs) return latestMs;
-    const all = isWhole ? new Float64Array(Uint8Array.from(numbers).buffer) : mails.filter(isKey).map(numberOfKey);
-    for (const number of all) this.#run.dropFoldedKeyOf.run(number, n);
+    for (const number of numbers ?? mails.filter(isKey).map(numberOfKey)) this.#run.dropFoldedKeyOf.run(number, fold.n);
     return latestMs;
   }
 
@@ -235,7 +230,7 @@ export class FoldBook {
  */
 function writeMails(mails: readonly FoldedMail[], baseMs: number): string {
   let text = `[${baseMs}`;
-  for (const mail of mails) text += `,\n${JSON.stringify(moved(mail, -baseMs))}`;
+  for (const mail of mails) text += `,\n${JSON.stringify(shifted(mail, -baseMs))}`;
   return `${text}]`;
 }
 
@@ -245,7 +240,7 @@ export function mailsOf({ keys, keys_checksum }: Pick<FoldRow, "keys" | "keys_ch
   if (crc32(keys) !== keys_checksum) return undefined;
   const [first, ...rest] = JSON.parse(keys) as [number | FoldedMail, ...FoldedMail[]] | [];
   if (typeof first !== "number") return first === undefined ? [] : [first, ...rest];
-  return rest.map((mail) => moved(mail, first));
+  return rest.map((mail) => shifted(mail, first));
 }
 
 /** The first message of a fold's text whose line has a text in it and that is the one. In JSON, what is between quotation marks has no line break. */
@@ -255,14 +250,14 @@ function lineOf(keys: string, part: string, isIt: (mail: FoldedMail) => boolean)
   const [baseMs, lines] = first.startsWith("[") ? [0, [first, ...rest]] : [Number(first), rest];
   for (const line of lines) {
     if (!line.includes(part)) continue;
-    const mail = moved(JSON.parse(line) as FoldedMail, baseMs);
+    const mail = shifted(JSON.parse(line) as FoldedMail, baseMs);
     if (isIt(mail)) return mail;
   }
   return undefined;
 }
 
 /** A message with all its dates so much later. */
-function moved(mail: FoldedMail, byMs: number): FoldedMail {
+function shifted(mail: FoldedMail, byMs: number): FoldedMail {
   const [source, key, hash, message, accepted_ms, ttl, user, due_ms, ended_ms] = mail;
   return ended_ms === undefined
     ? [source, key, hash, message, accepted_ms + byMs, ttl, user, due_ms + byMs]
@@ -278,7 +273,14 @@ export function rowOf([source, key, hash, message, accepted_ms, ttl, user, due_m
   return keyRow(source, key, hash, { message, accepted_ms, ttl }, user, due_ms);
 }
 
-/** In version 7 it covered the lower 32 bits of the date only. */
+/** The numbers of a fold's keys; undefined where they, or its date, are not what was written. */
+function numbersOf({ due_ms, numbers, numbers_checksum }: FoldRow): Float64Array | undefined {
+  if (numbers === null || numbers.length % 8 !== 0) return undefined;
+  // In version 7 the checksum covered the lower 32 bits of the date only.
+  const isWhole = checksumOfNumbers(due_ms, numbers) === numbers_checksum || crc32(numbers, due_ms >>> 0) === numbers_checksum;
+  return isWhole ? new Float64Array(Uint8Array.from(numbers).buffer) : undefined;
+}
+
 function checksumOfNumbers(dueMs: number, numbers: Buffer): number {
   return crc32(numbers, crc32(String(dueMs)));
 }

@@ -275,7 +275,7 @@ export class FreshBook {
     this.#byKey.clear();
     this.#count = 0;
     this.#waitingCount = 0;
-    for (const { mails } of [...this.#arrivals, { mails: this.#came }]) for (const mail of mails) if (!mail.isMoved) this.#place(mail);
+    for (const mail of this.#present()) this.#place(mail);
   }
 
   #place(mail: FreshMail): void {

@@ -7,7 +7,7 @@ import { crc32 } from "node:zlib";
 import Database from "better-sqlite3";
 import { ENDINGS } from "./call.ts";
 import { checksumOfDelivery, checksumOfKey, checksumOfMailbox } from "./checksum.ts";
-import { type FoldedMail, isKey, mailsOf, rowOf } from "./fold.ts";
+import { isKey, mailsOf, rowOf } from "./fold.ts";
 import { replayFresh } from "./fresh-row.ts";
 import { KEEP_MS } from "./keep.ts";
 import { keyOf } from "./key.ts";
@@ -93,7 +93,7 @@ class Salvage {
     this.#mailboxes();
     this.#events();
     this.#deliveries();
-    this.#foldedStates();
+    this.#folds();
     const fresh = this.#fresh(totals.get("folded") ?? 0);
     const unaddressed = this.#tidy();
     const keys = this.#keys();
@@ -209,22 +209,21 @@ class Salvage {
     }
   }
 
-  /** Gives the states that are in folds rows of their own. */
-  #foldedStates(): void {
-    const add = this.#into.prepare(
+  /** Gives the states and the keys that are in folds rows of their own. */
+  #folds(): void {
+    const addState = this.#into.prepare(
       `INSERT INTO deliveries (message, mailbox, seq, source, bytes, attempts, expires_ms, due_ms, ending, ended_ms)
         SELECT ?, id, 0, ?, 0, 1, ?, ?, 'acked', ? FROM mailboxes WHERE user = ? ON CONFLICT DO NOTHING`,
     );
-    for (const mails of this.#folds())
-      for (const [source, , , message, accepted_ms, ttl, user, , ended_ms] of mails)
-        if (ended_ms !== undefined) add.run(message, source, accepted_ms + ttl * 1_000, ended_ms + KEEP_MS, ended_ms, user);
-  }
-
-  /** What is in the folds that can be read. */
-  *#folds(): Generator<readonly FoldedMail[]> {
+    const addKey = this.#into.prepare(ADD_KEY);
     for (const { values } of this.#rows("folds", 6, true)) {
-      const [, , , , text, textChecksum] = values;
-      if (typeof text === "string" && typeof textChecksum === "number") yield mailsOf({ keys: text, keys_checksum: textChecksum }) ?? [];
+      const [, , , , keys, checksum] = values;
+      if (typeof keys !== "string" || typeof checksum !== "number") continue;
+      for (const mail of mailsOf({ keys, keys_checksum: checksum }) ?? []) {
+        const [source, , , message, accepted_ms, ttl, user, , ended_ms] = mail;
+        if (ended_ms !== undefined) addState.run(message, source, accepted_ms + ttl * 1_000, ended_ms + KEEP_MS, ended_ms, user);
+        if (isKey(mail)) addKey.run(...rowOf(mail));
+      }
     }
   }
 
@@ -251,12 +250,13 @@ class Salvage {
     const addKey = this.#into.prepare(ADD_KEY);
     let [waited, acked] = [lost, 0];
     for (const mail of arrivals.flatMap(({ mails }) => mails)) {
+      // What had rows before is there by those.
+      if (mail.isMoved) continue;
       const { message, source, bytes, seq, expires_ms, ended_ms, text, event_checksum } = mail;
       const user = mailbox.get(mail.mailbox)?.user;
-      const key = mail.isMoved || user === undefined ? undefined : keyOf(mail, user);
+      const key = user === undefined ? undefined : keyOf(mail, user);
       if (key) addKey.run(...key);
-      // What had rows before is there by those.
-      if (mail.isMoved || isThere.get(mail.message)) continue;
+      if (isThere.get(message)) continue;
       if (ended_ms === null) waited += 1;
       if (user === undefined || (ended_ms === null && crc32(text) !== event_checksum)) {
         if (ended_ms === null) this.#lost.push({ message, user });
@@ -302,6 +302,7 @@ class Salvage {
     return orphans;
   }
 
+  /** @returns how many there are, those of folds and of fresh mail included */
   #keys(): number {
     const add = this.#into.prepare(ADD_KEY);
     for (const { values } of this.#rows("idempotency", 5, true)) {
@@ -310,10 +311,6 @@ class Salvage {
       const right = checksumOfKey(String(source), String(key), String(hash), String(accepted), dueMs);
       if (!this.#hasChecksums || checksum === right) add.run(source, key, hash, accepted, dueMs, right);
     }
-    // What of the folds cannot be read was counted when their states were taken.
-    const unreadable = this.#unreadableCells;
-    for (const mails of this.#folds()) for (const key of mails.filter(isKey)) add.run(...rowOf(key));
-    this.#unreadableCells = unreadable;
     return Number(this.#into.prepare("SELECT count(*) FROM idempotency").pluck().get());
   }
 

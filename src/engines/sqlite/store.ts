@@ -549,7 +549,8 @@ export class Store {
   /** One step of what time does: expiry, return of nacked mail, purge. @returns whether there is more at once */
   #sweep(setBackMs: number | null): boolean {
     if (setBackMs !== null) this.#deliveries.comeEarlier(setBackMs);
-    if ((this.#fresh.oldAtMs ?? Number.POSITIVE_INFINITY) <= this.outcome.nowMs) {
+    const oldMs = this.#fresh.oldAtMs;
+    if (oldMs !== null && oldMs <= this.outcome.nowMs) {
       this.foldOldest();
       return true;
     }
@@ -566,7 +567,6 @@ export class Store {
     const nexts = [this.#run.nextDue.get(), this.#run.nextFoldDue.get(), ...FORGET.map(([, nextDue]) => this.#run[nextDue].get())];
     for (const next of nexts) if (next) this.outcome.noteDue(next.due_ms);
     // The dates of fresh mail are in no table yet: it is looked at again when it has rows.
-    const oldMs = this.#fresh.oldAtMs;
     if (oldMs !== null) this.outcome.noteDue(oldMs);
     return rows.length === STEP_ROWS || forgotten.includes(STEP_ROWS) || hasFold;
   }
