@@ -58,7 +58,8 @@ class Desk {
   readonly #reserve: Reserve;
   readonly #log: string[] = [];
   readonly #mark: Mark;
-  readonly #look: { all(): unknown[] };
+  /** How many pages the write-ahead log has, and how many of them are in the file. */
+  readonly #look: { get(): unknown };
   #hasShrunk = false;
 
   constructor(db: Db, options: WorkerOptions) {
@@ -68,7 +69,7 @@ class Desk {
     this.#mark = new Mark(options.dir, this.#store);
     this.#reserve = new Reserve(options.dir, options.reserveBytes);
     removeCopy(options.dir);
-    this.#look = db.prepare("PRAGMA wal_checkpoint(NOOP)");
+    this.#look = db.prepare("PRAGMA wal_checkpoint(NOOP)").raw();
     if (!this.#reserve.restore()) this.#log.push(`The disk of ${options.dir} is full: new messages are refused until there is room again.`);
     // What a process that was killed has left gets its rows now, if there is room; it can be read and acknowledged without them, too.
     this.#foldAll();
@@ -190,8 +191,8 @@ class Desk {
     for (let folds = 0; load !== "busy" && folds < MAX_FOLDS && this.#store.isToFold(false) && this.#fold(); folds++) {}
     if (isQuiet && this.#store.isToFold(true) && this.#fold() && this.#store.isToFold(true)) return true;
     try {
-      const [look] = this.#look.all() as { log: number; checkpointed: number }[];
-      const pages = look ? look.log - look.checkpointed : 0;
+      const [, logged, checkpointed] = this.#look.get() as [number, number, number];
+      const pages = logged - checkpointed;
       // The file itself gets smaller when a checkpoint follows.
       if (pages >= (isQuiet ? QUIET_CHECKPOINT_PAGES : CHECKPOINT_PAGES) || this.#hasShrunk) this.#db.pragma("wal_checkpoint(PASSIVE)");
       this.#hasShrunk = false;
