@@ -1,10 +1,11 @@
 /**
- * Parts of what a message costs, each by itself. `node bench/parts.ts json | prepare | sqlite | sqlite-day | store | spread-few | spread-many`, then for
- * how many ms it is measured; prints the CPU time of the whole process, µs a message.
+ * Parts of what a message costs, each by itself. `node bench/parts.ts json | prepare | sqlite | sqlite-day | store | spread-few | spread-many | pace |
+ * threads-paced | commits-paced | store-paced`, then for how many ms it is measured; prints the CPU time of the whole process, µs a message.
  * @module
  */
 import { randomUUID } from "node:crypto";
 import { join } from "node:path";
+import { isMainThread, parentPort, Worker } from "node:worker_threads";
 import Database from "better-sqlite3";
 import type { Addressed, Attachment } from "../src/engine.ts";
 import { sqliteEngine } from "../src/engines/sqlite.ts";
@@ -22,8 +23,12 @@ import {
   writeDelivery,
   writeFrame,
 } from "../src/protocol.ts";
+import { pause } from "./measure.ts";
 import { folder } from "./start.ts";
 import { bodyOf } from "./wire.ts";
+
+// The other thread of `threads-paced`: it answers what it is asked.
+if (!isMainThread) parentPort?.on("message", (asked: unknown) => parentPort?.postMessage(asked));
 
 const [, , name = "", measured = "1500"] = process.argv;
 const isSmoke = Number(measured) < 100;
@@ -227,6 +232,79 @@ async function store(): Promise<Part> {
   };
 }
 
+/**
+ * A message at a time, which shares nothing, and a millisecond before each of the two things that happen to it: it comes, and it goes. The timers
+ * have their part in every such figure; `pace` is them alone.
+ */
+function paced(comes: () => void | Promise<void>, goes: () => void | Promise<void>, close?: () => Promise<void>): Part {
+  return {
+    messages: 1,
+    async step() {
+      await pause(1);
+      await comes();
+      await pause(1);
+      await goes();
+    },
+    ...(close && { close }),
+  };
+}
+
+/** A message's two questions to another thread: store this, and take that out. */
+function threadsPaced(): Part {
+  const worker = new Worker(new URL(import.meta.url));
+  const ask = (question: object) =>
+    new Promise<void>((resolve) => {
+      worker.once("message", () => resolve());
+      worker.postMessage(question);
+    });
+  const event = "x".repeat(EVENT_BYTES);
+  return paced(
+    () => ask({ id: nextId(), event }),
+    () => ask({ upto: serial }),
+    async () => void (await worker.terminate()),
+  );
+}
+
+/** A message's two commits, each with its sync: a row comes, and goes. */
+function commitsPaced(): Part {
+  let take = () => {};
+  const { step, close } = library((db) => {
+    db.exec("CREATE TABLE mail (id INTEGER PRIMARY KEY, event TEXT NOT NULL) STRICT");
+    const add = db.prepare("INSERT INTO mail (id, event) VALUES (?, ?)");
+    const drop = db.prepare("DELETE FROM mail WHERE id = ?");
+    const event = "x".repeat(EVENT_BYTES);
+    take = () => void drop.run(serial);
+    return () => void add.run(++serial, event);
+  });
+  return paced(step, () => take(), close);
+}
+
+/** The embedded engine, asked for one message after the other. */
+async function storePaced(): Promise<Part> {
+  const own = folder("parts");
+  const fail = (cause: HandoverError) => {
+    throw cause;
+  };
+  const engine = sqliteEngine({ dir: join(own.path, "store") });
+  await engine.open(fail);
+  let last = 0;
+  const attachment = await engine.attach("receiver-0" as UserId, {
+    deliver(entries) {
+      last = entries.at(-1)?.seq ?? 0;
+    },
+    ended() {},
+    lost: fail,
+  });
+  return paced(
+    async () => void (await engine.appendEach([addressed(0)])),
+    async () => void (await attachment.settle([{ kind: "acked-upto", upto: last, except: [] }], "bench" as SessionId)),
+    async () => {
+      await engine.close();
+      own.remove();
+    },
+  );
+}
+
 const parts: Record<string, () => Part | Promise<Part>> = {
   json,
   prepare,
@@ -235,6 +313,14 @@ const parts: Record<string, () => Part | Promise<Part>> = {
   store,
   "spread-few": () => library(spread(100)),
   "spread-many": () => library(spread(isSmoke ? 1_000 : 1_000_000)),
+  pace: () =>
+    paced(
+      () => {},
+      () => {},
+    ),
+  "threads-paced": threadsPaced,
+  "commits-paced": commitsPaced,
+  "store-paced": storePaced,
 };
 
 /** @returns how many messages it had */
@@ -248,11 +334,15 @@ async function run({ messages, step }: Part, ms: number): Promise<number> {
   return count;
 }
 
-const part = await parts[name]?.();
-if (!part) throw new Error(`There is no part ${name}; there are ${Object.keys(parts).join(", ")}.`);
-await run(part, Number(measured) / 2);
-const before = process.cpuUsage();
-const count = await run(part, Number(measured));
-const { user, system } = process.cpuUsage(before);
-console.log((user + system) / count);
-await part.close?.();
+async function main(): Promise<void> {
+  const part = await parts[name]?.();
+  if (!part) throw new Error(`There is no part ${name}; there are ${Object.keys(parts).join(", ")}.`);
+  await run(part, Number(measured) / 2);
+  const before = process.cpuUsage();
+  const count = await run(part, Number(measured));
+  const { user, system } = process.cpuUsage(before);
+  console.log((user + system) / count);
+  await part.close?.();
+}
+
+if (isMainThread) await main();

@@ -2,7 +2,7 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import type { Bench, Claim } from "../claim.ts";
-import { drive } from "../drive.ts";
+import { drive, type Shape } from "../drive.ts";
 import { cpuMs, MAIN_THREAD, threadsMs } from "../measure.ts";
 import { startHandover } from "../systems/handover.ts";
 
@@ -20,15 +20,21 @@ const ALONE = [
   ["spread-few", "SQLite: the last number of a mailbox, and an entry of an index; of 100 mailboxes"],
   ["spread-many", "the same, of 1,000,000 mailboxes"],
 ] as const;
+/** … and of those that come one at a time. */
+const PACED = [
+  ["pace", "two timers of 1 ms, which are in each of the following"],
+  ["threads-paced", "two questions to another thread, and their answers"],
+  ["commits-paced", "SQLite: two commits with their syncs, a row of 450 bytes comes and goes"],
+  ["store-paced", "Handover's store, its two threads: appended by key, then acknowledged"],
+] as const;
 
 /** @returns µs a message: of the process, and by thread */
-async function byThread(bench: Bench): Promise<Readonly<Record<string, number>>> {
+async function byThread(bench: Bench, load: Pick<Shape, "pairs" | "inFlight" | "perSecond">): Promise<Readonly<Record<string, number>>> {
   const server = await startHandover();
   try {
     const looks: { readonly allMs: number; readonly threads: ReadonlyMap<string, number> }[] = [];
     const look = () => looks.push({ allMs: cpuMs(server.pids), threads: threadsMs(server.pid) });
-    const shape = { pairs: bench.count(50, 3), inFlight: bench.count(64, 4), receives: true };
-    const { us } = await drive(server, "handover-websocket", shape, bench.timing(800, 2_200), look);
+    const { us } = await drive(server, "handover-websocket", { ...load, receives: true }, bench.timing(800, 2_200), look);
     const [before, after] = looks;
     if (!before || !after) throw new Error("The measured time has no two ends.");
     const usOf = (thread: string) => {
@@ -53,26 +59,32 @@ async function alone(part: string, measuredMs: number): Promise<number> {
 export const floor: Claim = {
   name: "floor",
   title: "What the parts cost",
-  text: "*Handover*: over WebSocket, the server's CPU in the measured time, by the share that each thread had of it then. *Alone*: one part in a process of its own (bench/parts.ts), all threads of it, with nothing beside it and no sockets; 64 messages a frame, 512 a commit, 300 bytes of data. A part alone is what that work costs at least as it is written there, not a share of the lines above. The day's state is that of the few seconds that it runs: the trees of a whole day are larger.",
+  text: "*Handover*: over WebSocket, the server's CPU in the measured time, by the share that each thread had of it then. *Alone*: one part in a process of its own (bench/parts.ts), all threads of it, with nothing beside it and no sockets; 64 messages a frame, 512 a commit, 300 bytes of data; *one at a time*: a message that shares nothing, with a millisecond before it comes and one before it goes. A part alone is what that work costs at least as it is written there, not a share of the lines above. The day's state is that of the few seconds that it runs: the trees of a whole day are larger.",
   async run(bench) {
     if (!bench.isChosen("handover")) return;
+    const parts = [...ALONE.map((each) => ["alone", each] as const), ...PACED.map((each) => ["alone, one at a time", each] as const)];
+    const loads = {
+      "Handover, 50 pairs × 64": { pairs: bench.count(50, 3), inFlight: bench.count(64, 4) },
+      "Handover, 1,000 a second": { pairs: bench.count(50, 5), perSecond: 1_000 },
+    };
     for (let round = 0; round < bench.chosen.rounds; round++) {
-      const row = "Handover, 50 pairs × 64";
-      try {
-        for (const [thread, us] of Object.entries(await byThread(bench))) bench.note(`${row} | ${thread}`, { [COLUMN]: us });
-      } catch (thrown) {
-        bench.failed(row, thrown);
-      }
-      const measure = async ([part, title]: (typeof ALONE)[number]) => {
+      for (const [row, load] of Object.entries(loads)) {
         try {
-          bench.note(`alone | ${title}`, { [COLUMN]: await alone(part, bench.count(1_500, 20)) });
+          for (const [thread, us] of Object.entries(await byThread(bench, load))) bench.note(`${row} | ${thread}`, { [COLUMN]: us });
+        } catch (thrown) {
+          bench.failed(row, thrown);
+        }
+      }
+      const measure = async ([row, [part, title]]: (typeof parts)[number]) => {
+        try {
+          bench.note(`${row} | ${title}`, { [COLUMN]: await alone(part, bench.count(1_500, 20)) });
         } catch (thrown) {
           bench.failed(title, thrown);
         }
       };
       // Where nothing is measured, they need not be alone.
-      if (bench.chosen.isSmoke) await Promise.all(ALONE.map(measure));
-      else for (const each of ALONE) await measure(each);
+      if (bench.chosen.isSmoke) await Promise.all(parts.map(measure));
+      else for (const each of parts) await measure(each);
     }
   },
 };
