@@ -31,7 +31,10 @@ const BUILT = ["kill", "disk", "maintenance", "drain", "network", "clock", "tabs
 /** Of a file that tests two engines, those of the embedded one. */
 const ONLY = { kill: "K7" };
 
-/** The mistakes: which promise they break, what they say, where they are, and which rules must turn red. */
+/**
+ * The mistakes: which promise they break, what they say, where they are, and which rules must turn red (`turnsRed`). A rule that does or does not, as
+ * chance has it (how blocks fall on a full disk), is in `mayTurnRed`.
+ */
 export const MUTATIONS = JSON.parse(readFileSync(join(root, "test/mutations.json"), "utf8"));
 
 const env = { ...process.env, PATH: `${join(root, "node_modules/.bin")}:${process.env.PATH}` };
@@ -93,7 +96,9 @@ export function tryMutation(mutation) {
   const expected = [...mutation.turnsRed].sort(byNumber).join(" ");
   let found;
   try {
-    found = rulesThatTurnRed(mutation).join(" ");
+    found = rulesThatTurnRed(mutation)
+      .filter((rule) => !mutation.mayTurnRed?.includes(rule))
+      .join(" ");
   } catch (thrown) {
     found = thrown.message;
   }
