@@ -18,6 +18,6 @@ const common = {
 
 export default [
   { ...common, input: { cli: "dist/cli.js" } },
-  // Where the bundled engine looks for it, seen from its own place: engines/sqlite.ts.
-  { ...common, input: { "sqlite/worker": "dist/engines/sqlite/worker.js" } },
+  // Beside the bundled engine, where it looks for it: engines/sqlite/thread.ts.
+  { ...common, input: { worker: "dist/engines/sqlite/worker.js" } },
 ];

@@ -28,7 +28,7 @@ import { folder } from "./start.ts";
 import { bodyOf } from "./wire.ts";
 
 // The other thread of `threads-paced`: it answers what it is asked.
-if (!isMainThread) parentPort?.on("message", (asked: unknown) => parentPort?.postMessage(asked));
+if (!isMainThread) parentPort?.on("message", () => parentPort?.postMessage(1));
 
 const [, , name = "", measured = "1500"] = process.argv;
 const isSmoke = Number(measured) < 100;
@@ -296,8 +296,14 @@ async function storePaced(): Promise<Part> {
     lost: fail,
   });
   return paced(
-    async () => void (await engine.appendEach([addressed(0)])),
-    async () => void (await attachment.settle([{ kind: "acked-upto", upto: last, except: [] }], "bench" as SessionId)),
+    async () => {
+      const [outcome] = await engine.appendEach([addressed(0)]);
+      if (outcome instanceof HandoverError || outcome?.outcome !== "stored") throw new Error(JSON.stringify(outcome));
+    },
+    async () => {
+      const ended = await attachment.settle([{ kind: "acked-upto", upto: last, except: [] }], "bench" as SessionId);
+      if (ended.length !== 1) throw new Error(`${ended.length} messages were settled`);
+    },
     async () => {
       await engine.close();
       own.remove();

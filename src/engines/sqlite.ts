@@ -103,7 +103,6 @@ class Sqlite implements SqliteEngine {
   readonly #tails = new Map<UserId, LiveTail>();
   #withNews = new Set<LiveTail>();
   #epoch = "" as Epoch;
-  #failed: EngineFailed = () => {};
   #closing: Promise<void> | undefined;
 
   constructor(options: SqliteOptions) {
@@ -124,7 +123,6 @@ class Sqlite implements SqliteEngine {
       beforeBatch: () => this.#sweeps.lookAtClock(),
       happened: (happening) => this.#hear(happening),
       answered: (dueMs) => this.#tellNews(dueMs),
-      failed: (cause) => this.#lose(cause),
     });
     this.#sweeps = new Sweeps(this.#thread, this.#now);
   }
@@ -138,8 +136,7 @@ class Sqlite implements SqliteEngine {
   }
 
   async open(failed: EngineFailed): Promise<void> {
-    this.#epoch = (await this.#thread.open()) as Epoch;
-    this.#failed = failed;
+    this.#epoch = (await this.#thread.open((cause) => this.#lose(cause, failed))) as Epoch;
     await this.#sweeps.begin();
   }
 
@@ -296,14 +293,11 @@ class Sqlite implements SqliteEngine {
   }
 
   close(): Promise<void> {
-    this.#closing ??= this.#close();
+    this.#closing ??= this.#thread.close(() => {
+      this.#sweeps.stop();
+      this.#tails.clear();
+    });
     return this.#closing;
-  }
-
-  async #close(): Promise<void> {
-    await this.#thread.close();
-    this.#sweeps.stop();
-    this.#tails.clear();
   }
 
   #tailOf(user: string): LiveTail | undefined {
@@ -337,7 +331,7 @@ class Sqlite implements SqliteEngine {
   }
 
   /** The end of this engine: what is on the disk can be trusted, what will be written cannot. */
-  #lose(cause: HandoverError): void {
+  #lose(cause: HandoverError, failed: EngineFailed): void {
     this.#sweeps.stop();
     const tails = [...this.#tails.values()];
     this.#tails.clear();
@@ -348,6 +342,6 @@ class Sqlite implements SqliteEngine {
         this.#log(`The loss of a mailbox could not be handed on: ${String(thrown)}`);
       }
     }
-    this.#failed(cause);
+    failed(cause);
   }
 }

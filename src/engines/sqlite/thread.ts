@@ -37,8 +37,6 @@ export interface StoreThreadOptions extends WorkerOptions {
   readonly happened: (happening: Happening) => void;
   /** Told when the results of a batch have been handed out. @param dueMs  when there is something to sweep, ms since the Unix epoch; null: nothing new */
   readonly answered: (dueMs: number | null) => void;
-  /** Told once, when it cannot go on. */
-  readonly failed: (cause: HandoverError) => void;
 }
 
 interface Asked {
@@ -59,6 +57,7 @@ export class StoreThread {
   readonly #options: StoreThreadOptions;
   #worker: Worker | undefined;
   #state: "new" | "open" | "closing" | "closed" | "failed" = "new";
+  #failed: (cause: HandoverError) => void = () => {};
   #queue: Asked[] = [];
   #queueWeight = 0;
   /** Batches that the worker has, the one that it is at first. */
@@ -82,11 +81,13 @@ export class StoreThread {
 
   /**
    * Starts it, and opens the store.
+   * @param failed  told once, when it cannot go on
    * @returns the store's epoch
    * @throws HandoverError store-unavailable, with what to do
    */
-  async open(): Promise<string> {
+  async open(failed: (cause: HandoverError) => void): Promise<string> {
     if (this.#state !== "new") throw new HandoverError("store-unavailable", "The store was opened before; make a new engine to open it again.");
+    this.#failed = failed;
     const extension = import.meta.url.endsWith(".ts") ? "ts" : "js";
     const { dir, mailboxMaxMessages, mailboxMaxBytes, maxAttempts, reserveBytes } = this.#options;
     const workerData: WorkerData = { dir, mailboxMaxMessages, mailboxMaxBytes, maxAttempts, reserveBytes, batches: this.#batches };
@@ -160,14 +161,18 @@ export class StoreThread {
     });
   }
 
-  /** Answers what was asked, closes the store and ends the thread. What failed on the way has said so to its callers. */
-  async close(): Promise<void> {
+  /**
+   * Answers what was asked, closes the store and ends the thread. What failed on the way has said so to its callers.
+   * @param answered  called when all is answered, before the store is closed
+   */
+  async close(answered: () => void): Promise<void> {
     if (this.#state === "new") this.#state = "closed";
     if (this.#state !== "open") return;
     this.#state = "closing";
     if (!this.#isIdle) await new Promise<void>((resolve) => (this.#whenIdle = resolve));
     if (this.#isFailed()) return;
     clearTimeout(this.#restTimer);
+    answered();
     const closed = new Promise<void>((resolve) => (this.#whenClosed = resolve));
     this.#watch("The store did not close in time.");
     this.#post({ kind: "close" });
@@ -308,6 +313,6 @@ export class StoreThread {
     this.#copied?.(error);
     this.#whenIdle?.();
     this.#whenClosed?.();
-    this.#options.failed(error);
+    this.#failed(error);
   }
 }
