@@ -1,5 +1,5 @@
 /** The disk that is full, that fails, that hangs. */
-import { rmSync, writeFileSync } from "node:fs";
+import { closeSync, fstatSync, ftruncateSync, openSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { type SqliteEngine, sqliteEngine } from "../../src/engines/sqlite.ts";
@@ -19,6 +19,23 @@ beforeEach(() => {
   folder = makeFolder();
 });
 afterEach(() => folder.remove());
+
+/** Takes the room that a disk has. @param left  but for so many bytes */
+function fillUp(file: string, left: number): void {
+  const fd = openSync(file, "w");
+  try {
+    for (const size of [65_536, 4_096]) {
+      try {
+        while (writeSync(fd, Buffer.alloc(size)) === size) {}
+      } catch (thrown) {
+        expect(thrown).toMatchObject({ code: "ENOSPC" });
+      }
+    }
+    ftruncateSync(fd, fstatSync(fd).size - left);
+  } finally {
+    closeSync(fd);
+  }
+}
 
 /** The whole disk, and what of it is somebody else's until it is given free, MiB. */
 const [DISK, FILLER] = [28, 6] as const;
@@ -111,6 +128,39 @@ describeWith(MOUNT, "a full disk", () => {
     );
     await engine.close();
   }, 60_000);
+
+  test("[E89] a store whose disk is full, and has no room kept, opens although something is due; what waits is read, and what is due goes when there is room", async () => {
+    const engine = await open();
+    const dueMs = Date.now() + 500;
+    // More than the log has room for.
+    const due = Array.from({ length: 300 }, (_none, n) => makeMessage(`goes-${n}`, [n === 0 ? "u" : `u${n}`], { expiresAtMs: dueMs }));
+    await engine.append(due);
+    expect(await send(engine, "stays", 100)).toBe(true);
+    await engine.close();
+    rmSync(join(folder.dir, "reserve"));
+    // Reading takes half of that.
+    fillUp(join(folder.dir, "filler"), 65_536);
+    await until(
+      () => Date.now() > dueMs,
+      () => "the messages to be due",
+    );
+
+    const again = await open();
+    const ended: string[] = [];
+    const desk = await again.attach(U, { ...nothing, ended: (endings) => ended.push(...endings.map(({ id }) => id)) });
+    const read = async () => (await desk.read({ after: 0, limit: 10, maxBytes: 100_000, session: S })).entries.map(({ id }) => id);
+    expect(await read()).toEqual(["stays"]);
+    expect(ended).toEqual([]);
+    rmSync(join(folder.dir, "filler"));
+    await until(
+      () => ended.length > 0,
+      () => "what is due to go",
+    );
+    expect(ended).toEqual(["goes-0"]);
+    expect(await again.totals()).toMatchObject({ unsettled: 1, expired: 300 });
+    expect(await read()).toEqual(["stays"]);
+    await again.close();
+  });
 });
 
 describeWith(COMPILER, "a disk that fails", () => {

@@ -8,6 +8,7 @@ import { openDatabase } from "../../src/engines/sqlite/open.ts";
 import { databaseFile, MIGRATIONS } from "../../src/engines/sqlite/schema.ts";
 import { SQL } from "../../src/engines/sqlite/statement.ts";
 import { type SqliteEngine, type SqliteOptions, sqliteEngine } from "../../src/engines/sqlite.ts";
+import type { HandoverError } from "../../src/errors.ts";
 import type { ReceiverId, SessionId, UserId } from "../../src/protocol.ts";
 import { until } from "../../src/testing/engine-bench.ts";
 import { makeFolder } from "./folder.ts";
@@ -463,4 +464,24 @@ test("[E55] opening twice, and work on a store that was never opened, is refused
   await engine.close();
   await expect(engine.open(vi.fn())).rejects.toMatchObject({ code: "store-unavailable" });
   expect(existsSync(databaseFile(folder.dir))).toBe(false);
+});
+
+test("[E90] a store that is closed while it opens ends closed: its folder is free for the next one, and a second open changes nothing for the first", async () => {
+  const failed = (cause: HandoverError) => {
+    throw cause;
+  };
+  const first = sqliteEngine({ dir: folder.dir });
+  const opening = first.open(failed).then(
+    () => "open",
+    (thrown: HandoverError) => thrown.code,
+  );
+  await expect(first.open(failed)).rejects.toMatchObject({ code: "store-unavailable" });
+  await first.close();
+  expect(["open", "store-unavailable"]).toContain(await opening);
+
+  const second = sqliteEngine({ dir: folder.dir });
+  await second.open(failed);
+  await expect(second.open(failed)).rejects.toMatchObject({ code: "store-unavailable" });
+  expect(await second.totals()).toMatchObject({ accepted: 0 });
+  await second.close();
 });

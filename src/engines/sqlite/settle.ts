@@ -8,7 +8,7 @@ import type { DeliveryRow, MailboxRow } from "./statement.ts";
 /**
  * What a receiver says of its mail, done.
  * @param session  the receiver's: mail for another one is not its own
- * @returns what newly ended, in the order of the changes
+ * @returns what ended by these changes, in their order; what turned out to have expired, or to be damaged, is told instead
  */
 export function settle(books: Books, user: string, session: string, changes: readonly Change[]): readonly EndedRow[] {
   const box = books.ledger.mailboxOf(user);

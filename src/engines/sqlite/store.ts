@@ -1,6 +1,6 @@
 /**
- * The store itself: what each operation of the engine does to the database. Runs in the worker thread, one operation at a time, inside the
- * transaction that the worker opens around a batch.
+ * The store itself: what each operation of the engine does to the database (how messages come: append.ts; how they are settled: settle.ts). Runs in
+ * the worker thread, one operation at a time, inside the transaction that the worker opens around a batch.
  * @module
  */
 import { Appends } from "./append.ts";

@@ -2,7 +2,7 @@
  * When the store does what time has made due: expiry, the return of nacked mail, purge. Each answer of the store says when there is something next.
  * @module
  */
-import type { HandoverError } from "../../errors.ts";
+import { HandoverError } from "../../errors.ts";
 import { SetBack } from "../../set-back.ts";
 import type { StoreThread } from "./thread.ts";
 
@@ -31,9 +31,15 @@ export class Sweeps {
     this.#setBack = new SetBack(now);
   }
 
-  /** What came due while nobody looked: one step now, and if there is more, the timer goes on with it. */
+  /** What came due while nobody looked: one step now, and if there is more, the timer goes on with it. @throws HandoverError store-unavailable */
   async begin(): Promise<void> {
-    if (await this.#step()) this.by(this.#now());
+    try {
+      if (await this.#step()) this.by(this.#now());
+    } catch (thrown) {
+      // A full disk keeps nobody from what can be read; what is due stays due.
+      if (!(thrown instanceof HandoverError) || thrown.code !== "store-full") throw thrown;
+      this.by(this.#now() + AGAIN_MS);
+    }
   }
 
   /** Does all that is due. @throws HandoverError store-unavailable | store-full */

@@ -20,6 +20,15 @@ const AHEAD_WEIGHT = 256;
 /** What a delivery takes in the file, its keys and its part of the indexes included; not more than this. */
 export const DELIVERY_BYTES = 300;
 
+/** What is said to who asks for something meanwhile. */
+const NOT_OPEN = {
+  new: "is not open yet",
+  opening: "is not open yet",
+  closing: "is closed",
+  closed: "is closed",
+  failed: "has failed; the server must be started again",
+} as const;
+
 export interface StoreThreadOptions extends WorkerOptions {
   /** How long it may take to answer, ms. */
   readonly timeoutMs: number;
@@ -56,7 +65,8 @@ export class StoreThread {
 
   readonly #options: StoreThreadOptions;
   #worker: Worker | undefined;
-  #state: "new" | "open" | "closing" | "closed" | "failed" = "new";
+  #state: "new" | "opening" | "open" | "closing" | "closed" | "failed" = "new";
+  #opening: Promise<string> | undefined;
   #failed: (cause: HandoverError) => void = () => {};
   #queue: Asked[] = [];
   #queueWeight = 0;
@@ -87,7 +97,13 @@ export class StoreThread {
    */
   async open(failed: (cause: HandoverError) => void): Promise<string> {
     if (this.#state !== "new") throw new HandoverError("store-unavailable", "The store was opened before; make a new engine to open it again.");
+    this.#state = "opening";
     this.#failed = failed;
+    this.#opening = this.#start();
+    return this.#opening;
+  }
+
+  #start(): Promise<string> {
     const extension = import.meta.url.endsWith(".ts") ? "ts" : "js";
     const { dir, mailboxMaxMessages, mailboxMaxBytes, maxAttempts, reserveBytes } = this.#options;
     const workerData: WorkerData = { dir, mailboxMaxMessages, mailboxMaxBytes, maxAttempts, reserveBytes, batches: this.#batches };
@@ -106,12 +122,12 @@ export class StoreThread {
         resolve(message.epoch);
       });
       worker.on("error", (cause) => {
-        if (this.#state === "new") refuse(`The store's thread did not begin: ${cause.message}`);
+        if (this.#state === "opening") refuse(`The store's thread did not begin: ${cause.message}`);
         else this.#fail(`The store's thread ended with an error: ${cause.message}`, cause);
       });
       worker.once("exit", () => {
         this.#whenClosed?.();
-        if (this.#state === "new") refuse("The store's thread ended before it had begun.");
+        if (this.#state === "opening") refuse("The store's thread ended before it had begun.");
         else if (this.#state !== "closed") this.#fail("The store's thread has ended.");
       });
     });
@@ -129,8 +145,7 @@ export class StoreThread {
    */
   ask<R extends Result>(op: Op, weight: number, reject: (cause: HandoverError) => void, take: (result: R) => void, isFirst = false): void {
     if (this.#state !== "open") {
-      const why = this.#state === "failed" ? "has failed; the server must be started again" : this.#state === "new" ? "is not open yet" : "is closed";
-      reject(new HandoverError("store-unavailable", `The store ${why}. Nothing was stored.`));
+      reject(new HandoverError("store-unavailable", `The store ${NOT_OPEN[this.#state]}. Nothing was stored.`));
       return;
     }
     const done = (result: Result) => {
@@ -167,6 +182,8 @@ export class StoreThread {
    */
   async close(answered: () => void): Promise<void> {
     if (this.#state === "new") this.#state = "closed";
+    // What cannot be opened has said so to who opens it.
+    await this.#opening?.catch(() => {});
     if (this.#state !== "open") return;
     this.#state = "closing";
     if (!this.#isIdle) await new Promise<void>((resolve) => (this.#whenIdle = resolve));
