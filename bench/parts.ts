@@ -27,7 +27,7 @@ import { pause } from "./measure.ts";
 import { folder } from "./start.ts";
 import { bodyOf } from "./wire.ts";
 
-// The other thread of `threads-paced`: it answers what it is asked.
+// The other thread of `threads-paced`: it answers as shortly as the store does.
 if (!isMainThread) parentPort?.on("message", () => parentPort?.postMessage(1));
 
 const [, , name = "", measured = "1500"] = process.argv;

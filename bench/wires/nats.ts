@@ -71,15 +71,24 @@ class Connection {
   }
 }
 
-/** Asks JetStream's API once. */
-async function ask(address: string, subject: string, request: object): Promise<void> {
+let asked = 0;
+
+/** Asks JetStream's API once. @returns why it refused; undefined when it did what was asked */
+async function tryAsk(address: string, subject: string, request: object): Promise<string | undefined> {
   const answered = Promise.withResolvers<string>();
+  // Of its own: whoever listens there hears every answer.
+  const inbox = `_INBOX.${RUN}.${asked++}`;
   const connection = await Connection.open(address, (_subject, _reply, text) => answered.resolve(text));
-  connection.write(`SUB _INBOX.${RUN} 1\r\n`);
-  connection.publish(subject, JSON.stringify(request), `_INBOX.${RUN}`);
+  connection.write(`SUB ${inbox} 1\r\n`);
+  connection.publish(subject, JSON.stringify(request), inbox);
   const answer = JSON.parse(await answered.promise) as { error?: { description: string } };
   connection.close();
-  if (answer.error) throw new Error(`NATS: ${answer.error.description}`);
+  return answer.error?.description;
+}
+
+async function ask(address: string, subject: string, request: object): Promise<void> {
+  const refusal = await tryAsk(address, subject, request);
+  if (refusal !== undefined) throw new Error(`NATS: ${refusal}`);
 }
 
 let stream: Promise<void> | undefined;
@@ -130,6 +139,10 @@ async function receiver(address: string, pair: number, hearing: Hearing): Promis
     bodies.push(JSON.parse(text) as Body);
   });
   connection.write(`SUB ${subject} 1\r\n`);
+  // An acknowledgement is not confirmed: those on their way when the load before this one ended are lost with its connections, and their messages would
+  // come again.
+  await tryAsk(address, `$JS.API.CONSUMER.DELETE.BENCH.c${pair}`, {});
+  await ask(address, "$JS.API.STREAM.PURGE.BENCH", { filter: `bench.${pair}` });
   await ask(address, `$JS.API.CONSUMER.DURABLE.CREATE.BENCH.c${pair}`, {
     stream_name: "BENCH",
     config: {
