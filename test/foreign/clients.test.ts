@@ -5,7 +5,7 @@
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { call } from "../../src/testing/wire.ts";
 import { CommandServer } from "../support/command.ts";
 import { describeWith, FOREIGN } from "../support/needs.ts";
@@ -55,6 +55,9 @@ async function stateOf(id: string): Promise<string | undefined> {
 }
 
 const DATA = { text: "quotes \" ' \\ and \t tabs\nand lines", emoji: "ü 😀", number: 0.1, nothing: null, list: [1, [], {}] };
+
+// A dozen programs start at once, one for each step; on a slow machine a test takes longer than the usual 20 s.
+vi.setConfig({ testTimeout: 60_000 });
 
 describeWith(FOREIGN, "foreign clients", () => {
   test.concurrent.for(CLIENTS)("[F1] $name: a session, sending with key, TTL and topic, the state, taking back", async (client, { expect }) => {
