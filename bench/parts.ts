@@ -7,7 +7,7 @@ import { randomUUID } from "node:crypto";
 import { join } from "node:path";
 import { isMainThread, parentPort, Worker } from "node:worker_threads";
 import Database from "better-sqlite3";
-import type { Addressed, Attachment } from "../src/engine.ts";
+import type { Addressed, Appended, Attachment } from "../src/engine.ts";
 import { sqliteEngine } from "../src/engines/sqlite.ts";
 import { HandoverError } from "../src/errors.ts";
 import { prepareMessage } from "../src/message.ts";
@@ -201,14 +201,31 @@ function addressed(pair: number): Addressed {
   };
 }
 
-/** The embedded engine as the hub uses it: what a batch brought is acknowledged with the next. */
-async function store(): Promise<Part> {
+function fail(cause: HandoverError): never {
+  throw cause;
+}
+
+/** The embedded engine, in a folder of its own. */
+async function openEngine() {
   const own = folder("parts");
-  const fail = (cause: HandoverError) => {
-    throw cause;
-  };
   const engine = sqliteEngine({ dir: join(own.path, "store") });
   await engine.open(fail);
+  return {
+    engine,
+    async close() {
+      await engine.close();
+      own.remove();
+    },
+  };
+}
+
+function requireStored(outcome: Appended | HandoverError | undefined): void {
+  if (outcome instanceof HandoverError || outcome?.outcome !== "stored") throw new Error(JSON.stringify(outcome));
+}
+
+/** The embedded engine as the hub uses it: what a batch brought is acknowledged with the next. */
+async function store(): Promise<Part> {
+  const { engine, close } = await openEngine();
   const uptos = new Map<Attachment, number>();
   for (let pair = 0; pair < PAIRS; pair++) {
     const attachment: Attachment = await engine.attach(`receiver-${pair}` as UserId, {
@@ -222,13 +239,10 @@ async function store(): Promise<Part> {
     async step() {
       const settled = [...uptos].map(([attachment, upto]) => attachment.settle([{ kind: "acked-upto", upto, except: [] }], "bench" as SessionId));
       const appended = await engine.appendEach(Array.from({ length: COMMIT }, (_none, n) => addressed(n % PAIRS)));
-      for (const each of appended) if (each instanceof HandoverError || each.outcome !== "stored") throw new Error(JSON.stringify(each));
+      for (const each of appended) requireStored(each);
       await Promise.all(settled);
     },
-    async close() {
-      await engine.close();
-      own.remove();
-    },
+    close,
   };
 }
 
@@ -281,12 +295,7 @@ function commitsPaced(): Part {
 
 /** The embedded engine, asked for one message after the other. */
 async function storePaced(): Promise<Part> {
-  const own = folder("parts");
-  const fail = (cause: HandoverError) => {
-    throw cause;
-  };
-  const engine = sqliteEngine({ dir: join(own.path, "store") });
-  await engine.open(fail);
+  const { engine, close } = await openEngine();
   let last = 0;
   const attachment = await engine.attach("receiver-0" as UserId, {
     deliver(entries) {
@@ -298,16 +307,13 @@ async function storePaced(): Promise<Part> {
   return paced(
     async () => {
       const [outcome] = await engine.appendEach([addressed(0)]);
-      if (outcome instanceof HandoverError || outcome?.outcome !== "stored") throw new Error(JSON.stringify(outcome));
+      requireStored(outcome);
     },
     async () => {
       const ended = await attachment.settle([{ kind: "acked-upto", upto: last, except: [] }], "bench" as SessionId);
       if (ended.length !== 1) throw new Error(`${ended.length} messages were settled`);
     },
-    async () => {
-      await engine.close();
-      own.remove();
-    },
+    close,
   );
 }
 

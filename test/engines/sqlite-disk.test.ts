@@ -1,11 +1,11 @@
 /** The disk that is full, that fails, that hangs. */
-import { closeSync, fstatSync, ftruncateSync, openSync, rmSync, writeFileSync, writeSync } from "node:fs";
+import { rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { type SqliteEngine, sqliteEngine } from "../../src/engines/sqlite.ts";
 import type { SessionId, UserId } from "../../src/protocol.ts";
 import { until } from "../../src/testing/engine-bench.ts";
-import { makeFaultyDisk, mountSmallDisk } from "../support/disk.ts";
+import { fill, makeFaultyDisk, mountSmallDisk } from "../support/disk.ts";
 import { COMPILER, describeWith, MOUNT } from "../support/needs.ts";
 import { makeFolder } from "./folder.ts";
 import { makeMessage } from "./message.ts";
@@ -19,23 +19,6 @@ beforeEach(() => {
   folder = makeFolder();
 });
 afterEach(() => folder.remove());
-
-/** Takes the room that a disk has. @param left  but for so many bytes */
-function fillUp(file: string, left: number): void {
-  const fd = openSync(file, "w");
-  try {
-    for (const size of [65_536, 4_096]) {
-      try {
-        while (writeSync(fd, Buffer.alloc(size)) === size) {}
-      } catch (thrown) {
-        expect(thrown).toMatchObject({ code: "ENOSPC" });
-      }
-    }
-    ftruncateSync(fd, fstatSync(fd).size - left);
-  } finally {
-    closeSync(fd);
-  }
-}
 
 /** The whole disk, and what of it is somebody else's until it is given free, MiB. */
 const [DISK, FILLER] = [28, 6] as const;
@@ -138,8 +121,10 @@ describeWith(MOUNT, "a full disk", () => {
     expect(await send(engine, "stays", 100)).toBe(true);
     await engine.close();
     rmSync(join(folder.dir, "reserve"));
+    const filler = join(folder.dir, "filler");
+    fill(filler, Number.POSITIVE_INFINITY);
     // Reading takes half of that.
-    fillUp(join(folder.dir, "filler"), 65_536);
+    truncateSync(filler, statSync(filler).size - 65_536);
     await until(
       () => Date.now() > dueMs,
       () => "the messages to be due",
@@ -151,7 +136,7 @@ describeWith(MOUNT, "a full disk", () => {
     const read = async () => (await desk.read({ after: 0, limit: 10, maxBytes: 100_000, session: S })).entries.map(({ id }) => id);
     expect(await read()).toEqual(["stays"]);
     expect(ended).toEqual([]);
-    rmSync(join(folder.dir, "filler"));
+    rmSync(filler);
     await until(
       () => ended.length > 0,
       () => "what is due to go",

@@ -1,13 +1,13 @@
 /** A disk that is full, as senders, receivers and an operator see it: the real command, its data and its log on a small disk with ext4. */
 import { execFileSync } from "node:child_process";
-import { closeSync, constants, fsyncSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
+import { closeSync, constants, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { call, field, signToken } from "../../src/testing/wire.ts";
 import { LONG_POLLING } from "../../src/testing/wire-poll.ts";
 import { CommandServer } from "../support/command.ts";
-import { makeImage, mountImage } from "../support/disk.ts";
+import { fill, makeImage, mountImage } from "../support/disk.ts";
 import { describeWith, EXT4 } from "../support/needs.ts";
 import { freePort } from "../support/port.ts";
 import { SERVICE_CREDENTIAL, TOKEN_SECRET } from "../support/started.ts";
@@ -222,25 +222,4 @@ function fillPipe(fd: number): void {
 
 function unexpected(): never {
   throw new Error("nothing there");
-}
-
-/** Writes a file of that size, or as much as there is room for. */
-function fill(file: string, bytes: number): void {
-  const fd = openSync(file, "w");
-  let size = 65_536;
-  for (let at = 0; at < bytes && size >= 1; ) {
-    try {
-      at += writeSync(fd, Buffer.alloc(size));
-    } catch (thrown) {
-      if ((thrown as NodeJS.ErrnoException).code !== "ENOSPC") throw thrown;
-      if (Number.isFinite(bytes)) break;
-      size = Math.floor(size / 2);
-    }
-  }
-  try {
-    fsyncSync(fd);
-  } catch {
-    // As full as it gets.
-  }
-  closeSync(fd);
 }

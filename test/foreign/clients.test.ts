@@ -175,7 +175,7 @@ describeWith(FOREIGN, "foreign clients", () => {
     },
   );
 
-  test.concurrent.for(CLIENTS)("[F9] $name: every command of its README does what it says there", { timeout: 60_000 }, async (client, { expect }) => {
+  test.concurrent.for(CLIENTS)("[F9] $name: every command of its README does what it says there", async (client, { expect }) => {
     const readme = await readFile(new URL(`../../examples/${client.name}/README.md`, import.meta.url), "utf8");
     const blocks = [...readme.matchAll(/```sh\n(.*?)```/gs)].map(([, commands]) => commands);
     expect(blocks.length).toBeGreaterThan(1);

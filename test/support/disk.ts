@@ -3,13 +3,34 @@
  * @module
  */
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, truncateSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, truncateSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 
 /** Mounts a small disk there, with room for a store's reserve and little mail; needs MOUNT. @returns what unmounts it */
 export function mountSmallDisk(dir: string, mebibytes = 12): () => void {
   execFileSync("mount", ["-t", "tmpfs", "-o", `size=${mebibytes}m`, "tmpfs", dir], { stdio: "pipe" });
   return () => execFileSync("umount", ["-l", dir]);
+}
+
+/** Writes a file of that size in bytes, or as much as there is room for; with an infinite one, to the last byte of the disk. */
+export function fill(file: string, bytes: number): void {
+  const fd = openSync(file, "w");
+  let size = 65_536;
+  for (let at = 0; at < bytes && size >= 1; ) {
+    try {
+      at += writeSync(fd, Buffer.alloc(size));
+    } catch (thrown) {
+      if ((thrown as NodeJS.ErrnoException).code !== "ENOSPC") throw thrown;
+      if (Number.isFinite(bytes)) break;
+      size = Math.floor(size / 2);
+    }
+  }
+  try {
+    fsyncSync(fd);
+  } catch {
+    // As full as it gets.
+  }
+  closeSync(fd);
 }
 
 export type FileSystem = "ext4" | "xfs";
