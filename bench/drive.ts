@@ -121,19 +121,19 @@ export interface Idle {
   readonly cpu: number;
 }
 
-/** So many receivers that get nothing. @param measuredMs  a multiple of 20 s has each receiver's heartbeats in it */
-export async function idle(running: Running, wire: WireName, receivers: number, measuredMs: number): Promise<Idle> {
+/** So many receivers that get nothing. @param settleMs  how long after the last of them came it is measured */
+export async function idle(running: Running, wire: WireName, receivers: number, settleMs: number, measuredMs: number): Promise<Idle> {
   const plan = { role: "receiver", wire, address: running.address, receives: true } as const;
   // The first few make the server load what it needs.
   const first = new Driving();
   await first.ask({ op: "plan", plan: { ...plan, pairs: Math.min(receivers, 50) } });
   first.end();
-  await pause(Math.min(measuredMs, 1_000));
+  await pause(Math.min(settleMs, 1_000));
   const before = rssKb(running.pids);
   const driving = new Driving();
   try {
     await driving.ask({ op: "plan", plan: { ...plan, pairs: receivers } });
-    await pause(Math.min(measuredMs, 3_000));
+    await pause(settleMs);
     const [cpu, atMs] = [cpuMs(running.pids), performance.now()];
     await pause(measuredMs);
     return { cpu: ((cpuMs(running.pids) - cpu) / (performance.now() - atMs)) * 100, kb: (rssKb(running.pids) - before) / receivers };

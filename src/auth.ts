@@ -82,12 +82,24 @@ export class Authenticator {
   }
 
   /**
-   * Says who holds this credential.
+   * Says who holds this credential: at once, if it is a token that was verified before.
    * @param credential  a token or a service key, without `Bearer`
    * @throws HandoverError token-invalid | token-expired | timeout, when the identity provider gave no keys
    * @see RFC 7519; RFC 8725, sections 3.1 and 3.9: each source of keys has its algorithms, and the audience is fixed here
    */
-  async authenticate(credential: string | undefined): Promise<Identity> {
+  authenticate(credential: string | undefined): Identity | Promise<Identity> {
+    const verified = credential === undefined ? undefined : this.#verified.get(credential);
+    const known = verified === undefined || verified === "ended" ? undefined : this.#granted(verified);
+    return known ?? this.#examine(credential);
+  }
+
+  /** What a verified token allows from now on; undefined when it has ended. */
+  #granted(identity: UserIdentity): UserIdentity | undefined {
+    const leftMs = identity.expiresAtMs - this.#now();
+    return leftMs > 0 ? { ...identity, goodUntilMs: performance.now() + leftMs } : undefined;
+  }
+
+  async #examine(credential: string | undefined): Promise<Identity> {
     if (!credential) throw new HandoverError("token-invalid", "There is no token. Send `Authorization: Bearer <token>`.");
     const cached = this.#verified.get(credential);
     if (cached === "ended") throw expired();
@@ -95,10 +107,10 @@ export class Authenticator {
     if (service) return service;
     try {
       const identity = cached ?? (await this.#verify(credential));
-      const leftMs = identity.expiresAtMs - this.#now();
-      if (leftMs <= 0) throw expired();
+      const granted = this.#granted(identity);
+      if (!granted) throw expired();
       if (!cached) this.#remember(credential, identity);
-      return { ...identity, goodUntilMs: performance.now() + leftMs };
+      return granted;
     } catch (thrown) {
       if (thrown instanceof HandoverError && thrown.code === "token-expired") this.#remember(credential, "ended");
       throw thrown;

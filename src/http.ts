@@ -109,10 +109,12 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
   });
   const crossOrigin = corsOptions(options.origins, options.isOpen);
   if (crossOrigin) await app.register(cors, crossOrigin);
-  app.addHook("onRequest", async (request, reply) => {
+  // With `done`, as the next one: a promise for each request would be one more thing to hold with it.
+  app.addHook("onRequest", (request, reply, done) => {
     checkRequest(request.routeOptions.config.hasAnyHost ? [] : hostsFor(options, request.url), request.raw);
     if (options.hub.isDraining) reply.header("Connection", "close");
     reply.header("X-Content-Type-Options", "nosniff").header("Cache-Control", "no-store");
+    done();
   });
   app.setErrorHandler((thrown, request, reply) => {
     const error = fromFastify(thrown);
@@ -138,8 +140,14 @@ export async function httpServer(options: HttpOptions): Promise<FastifyInstance>
   cookieRemovalRoute(app, options.origins);
   await app.register((v1, _options, done) => {
     v1.decorateRequest("identity");
-    v1.addHook("onRequest", async (request) => {
-      request.identity = await identify(options, request);
+    v1.addHook("onRequest", (request, _reply, done) => {
+      const isKnown = (identity: Identity) => {
+        request.identity = identity;
+        done();
+      };
+      const identity = identify(options, request);
+      if (identity instanceof Promise) identity.then(isKnown, done);
+      else isKnown(identity);
     });
     messageRoutes(v1, options);
     receivingRoutes(v1, options);
@@ -247,9 +255,13 @@ function sessionRoutes(app: FastifyInstance, { hub, authenticator, sessionTtlMs 
 }
 
 /** Who is asking: by `Authorization`, or without one by the cookie. @throws HandoverError bad-request | token-invalid | token-expired | timeout | store-unavailable */
-async function identify({ hub, origins }: HttpOptions, { headers }: FastifyRequest): Promise<Identity> {
+function identify({ hub, origins }: HttpOptions, { headers }: FastifyRequest): Identity | Promise<Identity> {
   if (headers.authorization !== undefined) return hub.authenticate(bearerToken(headers.authorization));
-  const identity = await hub.authenticate(cookieToken(origins, headers));
+  return identifyByCookie(hub, cookieToken(origins, headers));
+}
+
+async function identifyByCookie(hub: Hub, token: string | undefined): Promise<Identity> {
+  const identity = await hub.authenticate(token);
   if (identity.kind === "service") throw new HandoverError("token-invalid", "A service key is not for cookies; a user's token is.");
   return identity;
 }

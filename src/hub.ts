@@ -9,6 +9,7 @@
 import { randomUUID } from "node:crypto";
 import type { Accepted } from "./answers.ts";
 import { requireReceiver, requireUnexpired, sourceOf } from "./auth.ts";
+import { OpenChannel } from "./channel.ts";
 import type { Addressed, Appended, Engine, MessageState, Recipient } from "./engine.ts";
 import { asHandoverError, HandoverError } from "./errors.ts";
 import { isLive, Mailbox } from "./mailbox.ts";
@@ -36,7 +37,7 @@ const HOUSEKEEPING_MS = 5_000;
 export interface HubOptions {
   readonly engine: Engine;
   /** @throws HandoverError token-invalid | token-expired */
-  readonly authenticate: (credential: string | undefined) => Promise<Identity>;
+  readonly authenticate: (credential: string | undefined) => Identity | Promise<Identity>;
   readonly maxMessageBytes: number;
   readonly maxTtlSeconds: number;
   /** Most receivers of one user with a connection or poll at the same time. */
@@ -92,16 +93,28 @@ export class Hub implements Gateway {
     return this.#returnMs !== undefined;
   }
 
-  async authenticate(credential: string | undefined): Promise<Identity> {
-    const identity = await this.#options.authenticate(credential);
+  authenticate(credential: string | undefined): Identity | Promise<Identity> {
+    const identity = this.#options.authenticate(credential);
+    const isAtHand = !(identity instanceof Promise) && (identity.kind === "service" || this.sessions.isAdmitted(identity));
+    return isAtHand ? identity : this.#admitted(identity);
+  }
+
+  async #admitted(authenticated: Identity | Promise<Identity>): Promise<Identity> {
+    const identity = await authenticated;
     if (identity.kind === "user") await this.sessions.admit(identity);
     return identity;
   }
 
   async watch(identity: UserIdentity, close: (reason: HandoverError) => void): Promise<() => void> {
     const watch = this.sessions.watch(identity.session, close);
-    await this.#unlessEnded(watch, this.sessions.admit(identity));
-    return watch.stop;
+    try {
+      await this.sessions.admit(identity);
+      watch.requireGoing();
+    } catch (thrown) {
+      watch.stop();
+      throw thrown;
+    }
+    return () => watch.stop();
   }
 
   usersOfSession(session: SessionId): Promise<readonly UserId[]> {
@@ -172,7 +185,7 @@ export class Hub implements Gateway {
     if (this.isDraining) throw this.draining();
     requireUnexpired(identity);
     // The body may have taken its time.
-    if (identity.kind === "user") await this.sessions.admit(identity);
+    if (identity.kind === "user" && !this.sessions.isAdmitted(identity)) await this.sessions.admit(identity);
     const orError = <T, U>(make: (each: T) => U) => {
       return (each: T | HandoverError): U | HandoverError => {
         try {
@@ -224,62 +237,52 @@ export class Hub implements Gateway {
     if (this.isDraining) throw this.draining();
     requireUnexpired(identity);
     const watch = this.sessions.watch(identity.session, (reason) => link.close(reason));
-    return this.#unlessEnded(watch, this.#open(identity, link, resume, watch));
-  }
-
-  async #open(identity: UserIdentity, bare: Link, resume: Resume, watch: SessionWatch): Promise<Channel> {
-    await this.sessions.admit(identity);
-    const mailbox = await this.#mailbox(identity.user);
-    watch.requireGoing();
-    // It may have begun to drain meanwhile, and have let go of every link it knew.
-    if (this.isDraining) throw this.draining();
-    const id = resume.receiver ?? (randomUUID() as ReceiverId);
-    const known = mailbox.receiver(id, identity.session);
-    const presentSinceMs = known && isLive(known) ? 0 : this.#now();
-    const link = this.#options.metrics?.counted(bare, presentSinceMs, this.#now) ?? bare;
-    const receiver = this.#receiver(mailbox, id, identity.session);
-    const { epoch } = mailbox;
-    const resumed = resume.epoch === epoch && resume.cursor <= mailbox.head;
-    link.send({ op: "ready", receiver: id, epoch, head: mailbox.head });
-    await receiver.open(link, resumed ? resume.cursor : undefined, resume.window);
-    return {
-      receiver: id,
-      epoch,
-      head: () => mailbox.head,
-      resumed,
-      position: () => receiver.positionOf(link),
-      drained: () => void receiver.drained(link),
-      closed: (isReturning) => {
-        watch.stop();
-        receiver.close(link, isReturning);
-      },
-    };
-  }
-
-  /** What is done for a session while it is watched; if the session ends meanwhile, it counts as not done. Goes on watching if it succeeds. */
-  async #unlessEnded<T>(watch: SessionWatch, work: Promise<T>): Promise<T> {
     try {
-      const result = await work;
+      const mailbox = this.#mailboxAtHand(identity) ?? (await this.#mailboxOf(identity));
       watch.requireGoing();
-      return result;
+      // It may have begun to drain meanwhile, and have let go of every link it knew.
+      if (this.isDraining) throw this.draining();
+      const channel = this.#channel(mailbox, identity.session, link, resume, watch);
+      await channel.open(resume);
+      watch.requireGoing();
+      return channel;
     } catch (thrown) {
       watch.stop();
       throw thrown;
     }
   }
 
+  #channel(mailbox: Mailbox, session: SessionId, bare: Link, resume: Resume, watch: SessionWatch): OpenChannel {
+    const id = resume.receiver ?? (randomUUID() as ReceiverId);
+    const known = mailbox.receiver(id, session);
+    const presentSinceMs = known && isLive(known) ? 0 : this.#now();
+    const link = this.#options.metrics?.counted(bare, presentSinceMs, this.#now) ?? bare;
+    return new OpenChannel(mailbox, this.#receiver(mailbox, id, session), link, watch, resume);
+  }
+
   async acknowledge(identity: UserIdentity, { receiver: id, epoch, cursor, ...forms }: Acknowledgement): Promise<number> {
     const startedAtMs = performance.now();
     requireUnexpired(identity);
+    const mailbox = this.#mailboxAtHand(identity) ?? (await this.#mailboxOf(identity));
+    if (epoch !== mailbox.epoch) return 0;
+    const acked = await mailbox.acknowledge(this.#receiver(mailbox, id, identity.session), forms, cursor);
+    this.#options.metrics?.settled(performance.now() - startedAtMs);
+    return acked;
+  }
+
+  /** The mailbox of a session that is known here, with nothing to wait for: the case of every request but a session's first. */
+  #mailboxAtHand(identity: UserIdentity): Mailbox | undefined {
+    return this.sessions.isAdmitted(identity) ? this.#attached.get(identity.user) : undefined;
+  }
+
+  /** @throws HandoverError token-invalid, when the session has ended, meanwhile too | store-unavailable | store-full */
+  async #mailboxOf(identity: UserIdentity): Promise<Mailbox> {
     const watch = this.sessions.watch(identity.session);
     try {
       await this.sessions.admit(identity);
       const mailbox = await this.#mailbox(identity.user);
       watch.requireGoing();
-      if (epoch !== mailbox.epoch) return 0;
-      const acked = await mailbox.acknowledge(this.#receiver(mailbox, id, identity.session), forms, cursor);
-      this.#options.metrics?.settled(performance.now() - startedAtMs);
-      return acked;
+      return mailbox;
     } finally {
       watch.stop();
     }

@@ -7,8 +7,8 @@
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "@prometheus-io/client";
 import type { CommitDone, Ending, Totals } from "./engine.ts";
-import { ERRORS, type ErrorCode } from "./errors.ts";
-import type { Delivery } from "./protocol.ts";
+import { ERRORS, type ErrorCode, type HandoverError } from "./errors.ts";
+import type { Delivery, ServerFrame } from "./protocol.ts";
 import type { Link } from "./transport.ts";
 
 /** What became of a message that somebody sent. */
@@ -223,14 +223,7 @@ export class Metrics {
 
   /** A link that counts what it is handed. @param presentSinceMs  since when its receiver has been there, ms since the Unix epoch */
   counted(link: Link, presentSinceMs: number, now: () => number): Link {
-    return {
-      kind: link.kind,
-      send: (frame) => {
-        if (frame.op === "deliver") this.#handed(link.kind, frame.deliveries, presentSinceMs, now());
-        return link.send(frame);
-      },
-      close: (reason) => link.close(reason),
-    };
+    return new CountedLink(link, (deliveries) => this.#handed(link.kind, deliveries, presentSinceMs, now()));
   }
 
   #handed(kind: Link["kind"], deliveries: readonly Delivery[], presentSinceMs: number, nowMs: number): void {
@@ -262,5 +255,26 @@ export class Metrics {
 
   #counter<L extends string>(name: string, help: string, labelNames: L[]): Counter<L> {
     return new Counter({ name, help, labelNames, registers: [this.#registry] });
+  }
+}
+
+class CountedLink implements Link {
+  readonly kind: Link["kind"];
+  readonly #link: Link;
+  readonly #handed: (deliveries: readonly Delivery[]) => void;
+
+  constructor(link: Link, handed: (deliveries: readonly Delivery[]) => void) {
+    this.kind = link.kind;
+    this.#link = link;
+    this.#handed = handed;
+  }
+
+  send(frame: ServerFrame): boolean {
+    if (frame.op === "deliver") this.#handed(frame.deliveries);
+    return this.#link.send(frame);
+  }
+
+  close(reason: HandoverError): void {
+    this.#link.close(reason);
   }
 }

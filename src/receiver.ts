@@ -44,7 +44,8 @@ export class Receiver {
   readonly #inFlight = new Set<Seq>();
   /** Handed, and left unsettled on purpose: outside the window. The engine remembers it too, and longer. */
   readonly #held = new Set<Seq>();
-  #recalled: Promise<void> | undefined;
+  #recalling: Promise<void> | undefined;
+  #hasRecalled = false;
   /** Nothing is read for the link that comes before what it is handed again is released. */
   #isOpening = false;
   #untold: Seq[] = [];
@@ -111,14 +112,14 @@ export class Receiver {
     for (const seq of this.#inFlight) if (this.polls || seq > this.#position) this.#inFlight.delete(seq);
     this.#isOpening = true;
     try {
-      await this.recall();
-      if (this.#link === link) await this.#releaseAbove(cursor ?? 0);
+      if (!this.#hasRecalled) await this.recall();
+      if (this.#held.size > 0 && this.#link === link) await this.#releaseAbove(cursor ?? 0);
     } catch (thrown) {
       if (this.#link === link) this.disconnect(asHandoverError(thrown));
     }
     // A newer link opens on its own.
     if (this.#link === link) this.#isOpening = false;
-    await this.catchUp();
+    if (this.#reading || this.#wantsMore()) await this.catchUp();
     if (!this.#reading) this.#tell();
   }
 
@@ -127,16 +128,17 @@ export class Receiver {
    * @throws HandoverError store-unavailable
    */
   recall(): Promise<void> {
-    this.#recalled ??= this.#mailbox.held(this).then(
+    this.#recalling ??= this.#mailbox.held(this).then(
       (seqs) => {
         for (const seq of seqs) this.#held.add(seq);
+        this.#hasRecalled = true;
       },
       (thrown: unknown) => {
-        this.#recalled = undefined;
+        this.#recalling = undefined;
         throw thrown;
       },
     );
-    return this.#recalled;
+    return this.#recalling;
   }
 
   /** What is handed again is held no longer. */

@@ -22,41 +22,63 @@ export interface TokenSession {
 }
 
 /** Something that must not outlive its session. */
-export interface SessionWatch {
-  /** @throws HandoverError token-invalid, when the session has ended since the watch began */
-  requireGoing(): void;
-  stop(): void;
-}
+export class SessionWatch {
+  readonly #stop: (watch: SessionWatch) => void;
+  readonly #close: (reason: HandoverError) => void;
+  readonly session: SessionId;
+  #hasEnded = false;
 
-interface Watcher {
-  hasEnded: boolean;
-  readonly close: (reason: HandoverError) => void;
+  constructor(session: SessionId, close: (reason: HandoverError) => void, stop: (watch: SessionWatch) => void) {
+    this.session = session;
+    this.#close = close;
+    this.#stop = stop;
+  }
+
+  /** @throws HandoverError token-invalid, when the session has ended since the watch began */
+  requireGoing(): void {
+    if (this.#hasEnded) throw ended();
+  }
+
+  /** The session has ended. */
+  end(reason: HandoverError): void {
+    this.#hasEnded = true;
+    this.#close(reason);
+  }
+
+  stop(): void {
+    this.#stop(this);
+  }
 }
 
 export class Sessions {
   readonly #engine: Engine;
   /** Sessions that may go on, by session and user: until when tokens were seen. The oldest knowledge goes first. */
   readonly #known = new Map<string, number>();
-  readonly #watchers = new Map<SessionId, Set<Watcher>>();
+  readonly #watches = new Map<SessionId, Set<SessionWatch>>();
 
   constructor(engine: Engine) {
     this.#engine = engine;
+  }
+
+  /** Whether it is known here already that a session may go on: then {@link admit} has nothing to ask. */
+  isAdmitted({ user, session, expiresAtMs }: TokenSession): boolean {
+    return (this.#known.get(nameOf(session, user)) ?? 0) >= expiresAtMs;
   }
 
   /**
    * Lets a session in, and makes it known durably. Every token passes here once.
    * @throws HandoverError token-invalid, when the session has ended | store-unavailable | store-full
    */
-  async admit({ user, session, expiresAtMs }: TokenSession): Promise<void> {
-    const name = nameOf(session, user);
-    if ((this.#known.get(name) ?? 0) >= expiresAtMs) return;
+  async admit(token: TokenSession): Promise<void> {
+    if (this.isAdmitted(token)) return;
+    const { user, session, expiresAtMs } = token;
     const watch = this.watch(session);
     try {
       const untilMs = Math.min(Math.ceil(expiresAtMs) + KNOWN_AFTER_MS, LAST_MS);
       if (!(await this.#engine.admitSession(session, user, untilMs))) throw ended();
       // It may have ended after the engine's answer, and must not be known again.
       watch.requireGoing();
-      this.#know(name, expiresAtMs);
+      this.#know(nameOf(session, user), expiresAtMs);
     } finally {
       watch.stop();
     }
@@ -75,19 +97,17 @@ export class Sessions {
    * @param close  called once, when the session ends while it is watched; must not throw
    */
   watch(session: SessionId, close: (reason: HandoverError) => void = () => {}): SessionWatch {
-    const watchers = this.#watchers.get(session) ?? new Set();
-    const watcher: Watcher = { hasEnded: false, close };
-    this.#watchers.set(session, watchers.add(watcher));
-    return {
-      requireGoing() {
-        if (watcher.hasEnded) throw ended();
-      },
-      stop: () => {
-        watchers.delete(watcher);
-        if (watchers.size === 0 && this.#watchers.get(session) === watchers) this.#watchers.delete(session);
-      },
-    };
+    const watch = new SessionWatch(session, close, this.#unwatch);
+    const watches = this.#watches.get(session);
+    if (watches) watches.add(watch);
+    else this.#watches.set(session, new Set([watch]));
+    return watch;
   }
+
+  readonly #unwatch = (watch: SessionWatch): void => {
+    const watches = this.#watches.get(watch.session);
+    if (watches?.delete(watch) && watches.size === 0) this.#watches.delete(watch.session);
+  };
 
   /**
    * Ends a session, for ever: durable when it resolves, and what was watched is closed by then.
@@ -98,13 +118,10 @@ export class Sessions {
     try {
       const { users } = await this.#engine.endSession(session);
       for (const user of users) this.#known.delete(nameOf(session, user));
-      const watchers = this.#watchers.get(session) ?? [];
-      this.#watchers.delete(session);
+      const watches = this.#watches.get(session) ?? [];
+      this.#watches.delete(session);
       const reason = new HandoverError("session-ended", "The session was ended.");
-      for (const watcher of watchers) {
-        watcher.hasEnded = true;
-        watcher.close(reason);
-      }
+      for (const watch of watches) watch.end(reason);
       return users;
     } catch (thrown) {
       // Whether it has ended is not known: the engine is asked again.

@@ -61,11 +61,11 @@ export interface Acknowledgement extends AckForms {
 /** All that a transport is given of the core. */
 export interface Gateway {
   /**
-   * Who this is.
+   * Who this is: at once, where nobody has to be asked.
    * @param credential  a token or a service key, without `Bearer`
    * @throws HandoverError token-invalid | token-expired
    */
-  authenticate(credential: string | undefined): Promise<Identity>;
+  authenticate(credential: string | undefined): Identity | Promise<Identity>;
   /** @throws HandoverError forbidden, when it is a service or has no scope `receive` */
   requireReceiver(identity: Identity): UserIdentity;
   /**

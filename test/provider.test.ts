@@ -48,7 +48,7 @@ const make = (options: { tokenSecret?: string; issuer?: string; url?: string } =
     },
   });
 const outcome = (authenticator: Authenticator, token: string) =>
-  authenticator.authenticate(token).then(
+  Promise.resolve(authenticator.authenticate(token)).then(
     () => "accepted",
     (error: HandoverError) => error.code,
   );

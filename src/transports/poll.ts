@@ -14,7 +14,7 @@ import {
   type UserIdentity,
   writeDeliveries,
 } from "../protocol.ts";
-import type { Gateway, Link } from "../transport.ts";
+import type { Channel, Gateway, Link } from "../transport.ts";
 
 /** An answer takes nothing more from here on, in characters; with one frame of at most 1 MiB it stays near that. */
 const FULL_LENGTH = 262_144;
@@ -32,59 +32,57 @@ export interface HeldPoll {
  * @param request  as validated by `SCHEMAS.poll`
  */
 export function holdPoll(gateway: Gateway, identity: UserIdentity, request: PollRequest): HeldPoll {
-  const link = new PollLink();
-  const waitMs = request.wait === undefined ? PROTOCOL.defaultPollWaitMs : request.wait * 1000;
-  const leftMs = leftMsOf(identity);
-  const timer = setTimeout(
-    () => {
-      // What a token allows ends with it, in the middle of a poll too.
-      link.finish(leftMs <= waitMs ? new HandoverError("token-expired", "The token has expired. Ask the backend for a new one.") : undefined);
-    },
-    Math.min(waitMs, leftMs),
-  );
-  return {
-    answer: run(gateway, identity, request, link).finally(() => clearTimeout(timer)),
-    abandon: () => link.finish(),
-  };
+  const link = new PollLink(identity, request.wait === undefined ? PROTOCOL.defaultPollWaitMs : request.wait * 1000);
+  return { answer: run(gateway, identity, request, link), abandon: () => link.finish() };
 }
 
 async function run(gateway: Gateway, identity: UserIdentity, request: PollRequest, link: PollLink): Promise<string | undefined> {
   const receiver = request.receiver as ReceiverId;
   const epoch = request.epoch ?? undefined;
   const cursor = request.cursor ?? 0;
-  if (request.ack) await gateway.acknowledge(identity, { ...request.ack, receiver, epoch, cursor });
-  const channel = await gateway.open(identity, link, { receiver, epoch, cursor, window: request.max ?? PROTOCOL.defaultPollMax });
+  let channel: Channel | undefined;
   try {
+    if (request.ack) await gateway.acknowledge(identity, { ...request.ack, receiver, epoch, cursor });
+    channel = await gateway.open(identity, link, { receiver, epoch, cursor, window: request.max ?? PROTOCOL.defaultPollMax });
     // A cursor that cannot be continued is answered at once, with the epoch to go on with: never silence.
     if (epoch !== undefined && !channel.resumed) link.finish();
-    await link.finished;
+    const refusal = await link.finished;
+    if (refusal) throw refusal;
     if (!link.hasContent && channel.resumed) return undefined;
     if (!link.hasContent && epoch === undefined) return undefined;
     // How far the receiver is after a newer poll took over is that poll's affair, and its answer can be lost.
     return link.write(channel.epoch, channel.position() ?? link.reach(channel.resumed ? cursor : 0), channel.head());
   } finally {
-    channel.closed();
+    channel?.closed();
+    link.finish();
   }
 }
 
 class PollLink implements Link {
   readonly kind = "poll";
-  readonly finished: Promise<void>;
-  #resolve: () => void = () => {};
-  #reject: (reason: HandoverError) => void = () => {};
+  /** Resolves with why there is no answer, or without that. */
+  readonly finished: Promise<HandoverError | undefined>;
+  #timer: NodeJS.Timeout | undefined;
+  #resolve: (refusal?: HandoverError) => void = () => {};
   #isFinishing = false;
   #deliveries: Delivery[] = [];
   #settled: number[] = [];
   #length = 0;
   #gaps: { from: number; to: number; reason: string }[] = [];
 
-  constructor() {
-    this.finished = new Promise((resolve, reject) => {
+  constructor(identity: UserIdentity, waitMs: number) {
+    this.finished = new Promise((resolve) => {
       this.#resolve = resolve;
-      this.#reject = reject;
     });
-    // A poll that fails before anybody waits for its end must not end the process.
-    this.finished.catch(() => {});
+    if (leftMsOf(identity) <= waitMs) this.#expireWith(identity);
+    else this.#timer = setTimeout(() => this.finish(), waitMs);
+  }
+
+  /** What a token allows ends with it, in the middle of a poll too; not before, as a timer can. */
+  #expireWith(identity: UserIdentity): void {
+    const leftMs = leftMsOf(identity);
+    if (leftMs <= 0) this.finish(new HandoverError("token-expired", "The token has expired. Ask the backend for a new one."));
+    else this.#timer = setTimeout(() => this.#expireWith(identity), Math.ceil(leftMs));
   }
 
   get hasContent(): boolean {
@@ -125,9 +123,10 @@ class PollLink implements Link {
     else this.finish(reason);
   }
 
-  finish(reason?: HandoverError): void {
-    if (reason) this.#reject(reason);
-    else this.#resolve();
+  /** The first word counts. */
+  finish(refusal?: HandoverError): void {
+    clearTimeout(this.#timer);
+    this.#resolve(refusal);
   }
 
   /** How far its own content goes. @param start  where the poll began */

@@ -6,13 +6,12 @@
  */
 import type { Writable } from "node:stream";
 import { asHandoverError, HandoverError } from "../errors.ts";
+import { Heartbeat, ROUND_MS } from "../heartbeat.ts";
 import { leftMsOf, PROTOCOL, parse, type ReceiverId, SCHEMAS, type ServerFrame, type UserIdentity } from "../protocol.ts";
 import type { Channel, Gateway, Link, Resume } from "../transport.ts";
 import { parseEventId, writeEvents, writeProblem, writeReturn } from "./sse/event.ts";
 
 const HEARTBEAT_MS = 15_000;
-/** How often it looks which streams are due for a heartbeat or their end. */
-const LOOK_MS = 500;
 /**
  * How long a stream lasts at most, and at least. It carries nothing back, so a peer that has vanished is known by this alone: it does not come back.
  * Not the same for all, so that those who came together do not go on together.
@@ -69,28 +68,6 @@ export function openStream(gateway: Gateway, identity: UserIdentity, resume: Res
   return { opened: link.open(gateway, identity, resume), abandon: () => link.abandon() };
 }
 
-/**
- * The streams that have begun. One timer looks after all of them: thousands that each had their own would wake the process for every single one, and
- * hold a timer's memory each.
- */
-const streams = new Set<StreamLink>();
-let looking: NodeJS.Timeout | undefined;
-
-function lookAfter(stream: StreamLink): void {
-  streams.add(stream);
-  looking ??= setInterval(() => {
-    const nowMs = performance.now();
-    for (const each of streams) each.look(nowMs);
-  }, LOOK_MS);
-}
-
-function letGo(stream: StreamLink): void {
-  streams.delete(stream);
-  if (streams.size > 0) return;
-  clearInterval(looking);
-  looking = undefined;
-}
-
 class StreamLink implements Link {
   readonly kind = "sse";
   readonly #begin: () => Writable;
@@ -101,7 +78,8 @@ class StreamLink implements Link {
   #refusal: HandoverError | undefined;
   #isOpen = true;
   #expiry: NodeJS.Timeout | undefined;
-  /** When the next heartbeat is due, and when it is time to begin anew, ms by `performance.now()`. */
+  #heartbeat: Heartbeat | undefined;
+  /** When the next comment is due, and when it is time to begin anew, ms by `performance.now()`. */
   #beatAtMs = 0;
   #renewAtMs = 0;
   #renewEveryMs = 0;
@@ -140,11 +118,12 @@ class StreamLink implements Link {
       this.#answer = this.#begin();
       // Who writes to a peer that has gone is told so here; that it has gone is known otherwise.
       this.#answer.on("error", () => {});
-      this.#beatAtMs = performance.now() + HEARTBEAT_MS;
-      // What is due is seen up to a look later.
-      this.#renewEveryMs = MIN_STREAM_MS + Math.random() * (MAX_STREAM_MS - LOOK_MS - MIN_STREAM_MS);
-      this.#renewAtMs = performance.now() + this.#renewEveryMs;
-      lookAfter(this);
+      const nowMs = performance.now();
+      this.#beatAtMs = nowMs + HEARTBEAT_MS;
+      // What is due is done up to a round later.
+      this.#renewEveryMs = MIN_STREAM_MS + Math.random() * (MAX_STREAM_MS - ROUND_MS - MIN_STREAM_MS);
+      this.#renewAtMs = nowMs + this.#renewEveryMs;
+      this.#heartbeat = new Heartbeat(this.#beatAtMs, (atMs) => this.#doDue(atMs));
     }
     this.#write(writeEvents(frame, this.#epoch));
     // Blocked until it is drained, not merely until there is less.
@@ -175,8 +154,8 @@ class StreamLink implements Link {
     answer.once("close", () => clearTimeout(timer));
   }
 
-  /** Does what is due. */
-  look(nowMs: number): void {
+  /** @returns when something is due again */
+  #doDue(nowMs: number): number {
     if (nowMs >= this.#renewAtMs) {
       this.#renewAtMs = nowMs + this.#renewEveryMs;
       this.#renew();
@@ -185,6 +164,7 @@ class StreamLink implements Link {
       this.#beatAtMs = nowMs + HEARTBEAT_MS;
       this.#beat();
     }
+    return Math.min(this.#renewAtMs, this.#beatAtMs);
   }
 
   abandon(): void {
@@ -195,7 +175,7 @@ class StreamLink implements Link {
   #finish(isReturning = false): void {
     this.#isOpen = false;
     clearTimeout(this.#expiry);
-    letGo(this);
+    this.#heartbeat?.stop();
     this.#channel?.closed(isReturning);
   }
 

@@ -9,6 +9,7 @@ import type { IncomingMessage } from "node:http";
 import type { Duplex } from "node:stream";
 import { WebSocket, WebSocketServer } from "ws";
 import { asHandoverError, HandoverError } from "../errors.ts";
+import { Heartbeat } from "../heartbeat.ts";
 import {
   type AckFrame,
   type AnyFrame,
@@ -28,11 +29,11 @@ import {
 import type { Channel, Gateway, Link } from "../transport.ts";
 
 const HELLO_TIMEOUT_MS = 10_000;
-/** How often it looks who is silent; with every fourth look it pings, which is every 20 s. */
-const BEAT_MS = 5_000;
+/** How often a peer is looked at, whether it is silent; with every fourth look it is pinged, which is about every 20 s. */
+const LOOK_MS = 5_000;
 const PING_EVERY = 4;
 /** Without any sign of life for this long a peer is gone; it is let go of at the next look, which is within 45 s. */
-const SILENCE_MS = 40_000;
+const SILENCE_MS = 39_000;
 /** Deliveries stop while this much waits for the peer to read it; they stay in the mailbox. */
 const MAX_BUFFERED_BYTES = 1_048_576;
 /** A peer that reads nothing and goes on asking is let go. */
@@ -70,12 +71,6 @@ export function webSocketTransport(gateway: Gateway, onError: (error: HandoverEr
     handleProtocols: (protocols: Set<string>): string | false => (protocols.has(PROTOCOL.subprotocol) ? PROTOCOL.subprotocol : false),
   };
   const server = new WebSocketServer(options);
-  let beats = 0;
-  const heartbeat = setInterval(() => {
-    beats += 1;
-    for (const connection of connections) connection.beat(beats % PING_EVERY === 0);
-  }, BEAT_MS);
-  heartbeat.unref();
   return {
     upgrade(request, socket, head) {
       server.handleUpgrade(request, socket, head, (webSocket) => {
@@ -84,7 +79,6 @@ export function webSocketTransport(gateway: Gateway, onError: (error: HandoverEr
       });
     },
     close(reason) {
-      clearInterval(heartbeat);
       for (const connection of connections) connection.close(reason);
       setTimeout(() => {
         for (const connection of connections) connection.cut();
@@ -119,6 +113,8 @@ class Connection implements Link {
   #greeting: Promise<void> | undefined;
   #isOpen = true;
   #deadline: NodeJS.Timeout;
+  readonly #heartbeat: Heartbeat;
+  #looks = 0;
   /** By the clock that nobody sets: the time of day can jump. */
   #heardAtMs = performance.now();
   /** Frames of this turn, and the results of sends that share one. */
@@ -137,6 +133,8 @@ class Connection implements Link {
     this.#gateway = gateway;
     this.#onError = onError;
     this.#deadline = setTimeout(() => this.close(new HandoverError("timeout", "No hello came within 10 seconds.")), HELLO_TIMEOUT_MS);
+    // Those that came together are not looked at together.
+    this.#heartbeat = new Heartbeat(performance.now() + LOOK_MS * Math.random(), (nowMs) => this.#look(nowMs));
     webSocket.on("message", (data: Buffer, isBinary: boolean) => this.#received(data, isBinary));
     webSocket.on("pong", () => {
       this.#heardAtMs = performance.now();
@@ -146,6 +144,7 @@ class Connection implements Link {
     webSocket.on("close", () => {
       this.#isOpen = false;
       clearTimeout(this.#deadline);
+      this.#heartbeat.stop();
       this.#channel?.closed();
       this.#unwatch();
       onClose();
@@ -176,14 +175,16 @@ class Connection implements Link {
     this.#webSocket.terminate();
   }
 
-  /** One beat of the heart: gives up on a peer that was silent, else pings it when it is time. */
-  beat(pings: boolean): void {
-    if (performance.now() - this.#heardAtMs > SILENCE_MS) {
+  /** Gives up on a peer that was silent, else pings it when it is time. @returns when to look again */
+  #look(nowMs: number): number {
+    this.#looks += 1;
+    if (nowMs - this.#heardAtMs > SILENCE_MS) {
       this.close(new HandoverError("timeout", "The peer does not answer."));
       this.#webSocket.terminate();
-    } else if (pings && this.#webSocket.readyState === this.#webSocket.OPEN) {
+    } else if (this.#looks % PING_EVERY === 0 && this.#webSocket.readyState === this.#webSocket.OPEN) {
       this.#webSocket.ping();
     }
+    return nowMs + LOOK_MS;
   }
 
   #received(data: Buffer, isBinary: boolean): void {

@@ -25,6 +25,7 @@ import {
   waiting,
 } from "./rabbitmq-rig.ts";
 
+// The long timeouts: each command to the broker is a program that starts an Erlang system, and takes ten seconds on a machine that has other work.
 describeWith(OWN_RABBITMQ, "the RabbitMQ engine and its operator", () => {
   let broker: Broker;
   beforeAll(async () => {
@@ -89,7 +90,7 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and its operator", () => {
     await engine.close();
     expect(new Set(await rebuilt(journal))).toEqual(new Set(mail));
     remove();
-  }, 60_000);
+  }, 180_000);
 
   test("[Q13] channels and connections that are closed from outside under load: it goes on by itself, in the same epoch; nothing accepted is lost, nothing acknowledged comes again", async () => {
     const { dir, remove } = makeFolder();
@@ -126,7 +127,7 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and its operator", () => {
     await engine.close();
     expect(new Set(await rebuilt(journal))).toEqual(new Set(mail));
     remove();
-  }, 120_000);
+  }, 180_000);
 
   test("[Q19] the consumer timeout closes no channel of an engine that does not clean its journal: it holds no delivery, not after a reconnection either", async () => {
     const { dir, remove } = makeFolder();
@@ -155,7 +156,7 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and its operator", () => {
       await setConsumerTimeout(1_800_000, 60_000);
     }
     remove();
-  }, 60_000);
+  }, 180_000);
 
   test("[Q20] a channel that is closed in the moment when the journal is taken up again: what was being published is not waited for, and it goes on", async () => {
     const { dir, remove } = makeFolder();
@@ -172,7 +173,7 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and its operator", () => {
     wire.remove();
     expect(await rebuilt(journal)).toEqual(mail);
     remove();
-  }, 60_000);
+  }, 180_000);
 
   test("[Q14] a settlement that the broker does not confirm in time is answered 503, its mailbox is `lost`; a repeat is answered, and it is settled once", async () => {
     const { dir, remove } = makeFolder();
@@ -204,7 +205,7 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and its operator", () => {
     await engine.close();
     expect(await rebuilt(journal)).toEqual(["s2"]);
     remove();
-  }, 60_000);
+  }, 180_000);
 
   test("[Q15] a journal that was deleted, emptied or thinned out is noticed at the start, and refilled from the folder when that is asked for", async () => {
     const { dir, remove } = makeFolder();
@@ -282,7 +283,7 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and its operator", () => {
     expect(await rebuilt(journal)).toEqual(["first", ...numbers("later", 5), "last"]);
     old.remove();
     remove();
-  }, 60_000);
+  }, 180_000);
 
   test("[Q17] a RabbitMQ user needs rights on `handover.*` and to publish, and no others; without them the start says what is missing", async () => {
     await broker.control("add_user", "mailman", "secret");
@@ -305,7 +306,7 @@ describeWith(OWN_RABBITMQ, "the RabbitMQ engine and its operator", () => {
     expect(await waiting(refilled)).toHaveLength(20);
     await refilled.close();
     remove();
-  }, 60_000);
+  }, 180_000);
 });
 
 /** An end without a word in the journal: as after `kill -9`, the journal does not say that all of it is in the index. */

@@ -1,0 +1,70 @@
+/**
+ * Heartbeats of connections, in rounds. One timer looks after all: thousands with one each would wake the process for every single one, and hold a
+ * timer's memory each. And a round touches only those that are due, at the times at which they came: a few thousand pings at once would hold up
+ * everybody's mail meanwhile.
+ * @module
+ */
+
+/** How late a heartbeat may be, ms, beside what holds up the process itself. */
+export const ROUND_MS = 500;
+
+/** Those that are due, by the number of their round. */
+const rounds = new Map<number, Set<Heartbeat>>();
+let timer: NodeJS.Timeout | undefined;
+
+export class Heartbeat {
+  readonly #beat: (nowMs: number) => number;
+  #round = 0;
+  #isGoing = true;
+
+  /**
+   * @param atMs  when it is due first, by `performance.now()`; it is up to {@link ROUND_MS} later
+   * @param beat  does what is due at `nowMs`, and says when it is due again; must not throw
+   */
+  constructor(atMs: number, beat: (nowMs: number) => number) {
+    this.#beat = beat;
+    this.#enter(atMs);
+  }
+
+  /** The connection is over; safe to call more than once. */
+  stop(): void {
+    this.#isGoing = false;
+    const round = rounds.get(this.#round);
+    if (round?.delete(this) && round.size === 0) rounds.delete(this.#round);
+    restIfIdle();
+  }
+
+  /** Its round has come. */
+  go(nowMs: number): void {
+    if (!this.#isGoing) return;
+    const atMs = this.#beat(nowMs);
+    // It may have ended by what was due.
+    if (this.#isGoing) this.#enter(atMs);
+  }
+
+  #enter(atMs: number): void {
+    this.#round = Math.ceil(atMs / ROUND_MS);
+    const round = rounds.get(this.#round);
+    if (round) round.add(this);
+    else rounds.set(this.#round, new Set([this]));
+    timer ??= setInterval(goRound, ROUND_MS).unref();
+  }
+}
+
+function goRound(): void {
+  const nowMs = performance.now();
+  const last = Math.floor(nowMs / ROUND_MS);
+  // One that enters now enters a later round.
+  for (const [number, heartbeats] of rounds) {
+    if (number > last) continue;
+    rounds.delete(number);
+    for (const heartbeat of heartbeats) heartbeat.go(nowMs);
+  }
+  restIfIdle();
+}
+
+function restIfIdle(): void {
+  if (rounds.size > 0) return;
+  clearInterval(timer);
+  timer = undefined;
+}
