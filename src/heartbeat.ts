@@ -5,8 +5,9 @@
  * @module
  */
 
-/** How late a heartbeat may be, ms, beside what holds up the process itself. */
-export const ROUND_MS = 500;
+const ROUND_MS = 250;
+/** How late a heartbeat may be, ms, beside what holds up the process itself: rounds are counted from no particular moment, and the timer has another. */
+export const LATE_MS = 2 * ROUND_MS;
 
 /** Those that are due, by the number of their round. */
 const rounds = new Map<number, Set<Heartbeat>>();
@@ -18,8 +19,8 @@ export class Heartbeat {
   #isGoing = true;
 
   /**
-   * @param atMs  when it is due first, by `performance.now()`; it is up to {@link ROUND_MS} later
-   * @param beat  does what is due at `nowMs`, and says when it is due again; must not throw
+   * @param atMs  when it is due first, by `performance.now()`; it is up to {@link LATE_MS} later
+   * @param beat  does what is due at `nowMs`, and says when it is due again ({@link dueAgain}); must not throw
    */
   constructor(atMs: number, beat: (nowMs: number) => number) {
     this.#beat = beat;
@@ -39,7 +40,7 @@ export class Heartbeat {
     if (!this.#isGoing) return;
     const atMs = this.#beat(nowMs);
     // It may have ended by what was due.
-    if (this.#isGoing) this.#enter(atMs);
+    if (this.#isGoing) this.#enter(Math.max(atMs, nowMs + ROUND_MS));
   }
 
   #enter(atMs: number): void {
@@ -51,10 +52,18 @@ export class Heartbeat {
   }
 }
 
+/**
+ * When something is due the next time that is due every so often: counted from when it was due, not from when it was done. So it keeps its time, and those
+ * that were held up together do not stay together.
+ */
+export function dueAgain(dueMs: number, everyMs: number, nowMs: number): number {
+  return dueMs + everyMs * Math.max(1, Math.ceil((nowMs - dueMs) / everyMs));
+}
+
 function goRound(): void {
   const nowMs = performance.now();
   const last = Math.floor(nowMs / ROUND_MS);
-  // One that enters now enters a later round.
+  // What enters meanwhile enters a later round.
   for (const [number, heartbeats] of rounds) {
     if (number > last) continue;
     rounds.delete(number);

@@ -349,10 +349,14 @@ export class Hub implements Gateway {
   #mailbox(user: UserId): Promise<Mailbox> {
     let mailbox = this.#mailboxes.get(user);
     if (!mailbox) {
-      mailbox = Mailbox.attach(this.#engine, user, (lost, cause) => this.#lost(lost, cause));
-      this.#mailboxes.set(user, mailbox);
-      mailbox.then(
-        (attached) => this.#attached.set(user, attached),
+      const attaching = Mailbox.attach(this.#engine, user, (lost, cause) => this.#lost(lost, cause));
+      mailbox = attaching;
+      this.#mailboxes.set(user, attaching);
+      attaching.then(
+        (attached) => {
+          // It may be lost already.
+          if (this.#mailboxes.get(user) === attaching) this.#attached.set(user, attached);
+        },
         // Whoever asked for it is told; here it only must not stay.
         () => this.#mailboxes.delete(user),
       );

@@ -15,6 +15,9 @@ const MAX_UNTOLD = 1_000;
 /** Bound of what one receiver may hold: more than a mailbox can have. */
 const MAX_HELD = 20_000;
 
+/** What most receivers hold and have in flight, most of the time; nothing is added to it ({@link withSeq}). */
+const NONE = new Set<Seq>();
+
 /** Where a receiver reads: its mailbox, as far as it needs to know it. */
 export interface ReadableMailbox {
   /** The last number given. */
@@ -41,9 +44,9 @@ export class Receiver {
   #claimed: Seq = 0;
   #window: number = PROTOCOL.defaultWindow;
   /** Handed, neither settled nor held. */
-  readonly #inFlight = new Set<Seq>();
+  #inFlight = NONE;
   /** Handed, and left unsettled on purpose: outside the window. The engine remembers it too, and longer. */
-  readonly #held = new Set<Seq>();
+  #held = NONE;
   #recalling: Promise<void> | undefined;
   #hasRecalled = false;
   /** Nothing is read for the link that comes before what it is handed again is released. */
@@ -130,7 +133,7 @@ export class Receiver {
   recall(): Promise<void> {
     this.#recalling ??= this.#mailbox.held(this).then(
       (seqs) => {
-        for (const seq of seqs) this.#held.add(seq);
+        for (const seq of seqs) this.#held = withSeq(this.#held, seq);
         this.#hasRecalled = true;
       },
       (thrown: unknown) => {
@@ -224,7 +227,7 @@ export class Receiver {
       if (!wasHanded(seq) || (this.#held.size >= MAX_HELD && !this.#held.has(seq))) return false;
       this.#inFlight.delete(seq);
       // At once: an `upto` that comes before the commit spares it.
-      this.#held.add(seq);
+      this.#held = withSeq(this.#held, seq);
       return true;
     });
     if (held && held.length > 0) changes.push({ kind: "held", receiver: this.id, seqs: held });
@@ -309,7 +312,7 @@ export class Receiver {
       if (!last) return false;
       next += frame.length;
       this.#position = last.seq;
-      for (const { seq } of frame) this.#inFlight.add(seq);
+      for (const { seq } of frame) this.#inFlight = withSeq(this.#inFlight, seq);
       if (!this.#link.send({ op: "deliver", deliveries: frame })) this.#isBlocked = true;
     }
     this.#position = Math.max(this.#position, upto);
@@ -335,6 +338,11 @@ export class Receiver {
     this.#untold = [];
     if (!this.#link.send({ op: "settled", seqs })) this.#isBlocked = true;
   }
+}
+
+/** Adds to a set; to the empty one that all share, by making one. @returns the set that has it */
+function withSeq(seqs: Set<Seq>, seq: Seq): Set<Seq> {
+  return seqs === NONE ? new Set([seq]) : seqs.add(seq);
 }
 
 /** The deliveries from `start` that fit one frame: at most `room`, at most 1 MiB, at least one (if there is room). */

@@ -118,10 +118,10 @@ export class Sessions {
     try {
       const { users } = await this.#engine.endSession(session);
       for (const user of users) this.#known.delete(nameOf(session, user));
-      const watches = this.#watches.get(session) ?? [];
-      this.#watches.delete(session);
       const reason = new HandoverError("session-ended", "The session was ended.");
-      for (const watch of watches) watch.end(reason);
+      // One that is stopped by the end of another is not told any more.
+      for (const watch of this.#watches.get(session) ?? []) watch.end(reason);
+      this.#watches.delete(session);
       return users;
     } catch (thrown) {
       // Whether it has ended is not known: the engine is asked again.

@@ -11,26 +11,22 @@ import type {
   Attachment,
   BackupFile,
   CommitDone,
-  Ended,
   Engine,
   EngineFailed,
-  Entry,
-  Gap,
   MailboxEvents,
   MessageState,
-  Page,
   SessionEnd,
-  Settlement,
   Totals,
 } from "../engine.ts";
 import { asHandoverError, HandoverError } from "../errors.ts";
-import type { Epoch, MessageId, Seq, SessionId, UserId } from "../protocol.ts";
-import { type Tail, tell } from "../tail.ts";
+import type { Epoch, MessageId, SessionId, UserId } from "../protocol.ts";
+import { tell } from "../tail.ts";
 import type { AppendItem, Happening, ResultOf, UnsettledRow } from "./sqlite/call.ts";
 import { COPY } from "./sqlite/call.ts";
+import { AttachedMailbox } from "./sqlite/mailbox.ts";
 import { Sweeps } from "./sqlite/sweeps.ts";
 import { DELIVERY_BYTES, StoreThread } from "./sqlite/thread.ts";
-import { checkText, checkWhole, toAddressed, toAppended, toChange, toEnded, toEntry, toGaps, toItem, toSessionEnd, toState } from "./sqlite/value.ts";
+import { checkText, checkWhole, toAddressed, toAppended, toEnded, toEntry, toItem, toSessionEnd, toState } from "./sqlite/value.ts";
 
 export interface SqliteOptions {
   /** The data folder; made on first use, mode 0700. */
@@ -71,9 +67,6 @@ export interface SqliteEngine extends Engine {
   readonly damages: number;
 }
 
-/** A page with so many gaps is full: whoever missed very much is told of it page by page. */
-const MAX_GAPS = 1_000;
-
 /** Makes an engine that stores in `options.dir`; nothing is opened before `open`. */
 export function sqliteEngine(options: SqliteOptions): SqliteEngine {
   return new Sqlite(options);
@@ -86,11 +79,6 @@ function weightOf(items: readonly AppendItem[]): number {
   return weight;
 }
 
-interface LiveTail extends Tail {
-  /** Whether the worker has carried out the attachment: it is told of what came after that. */
-  isLive: boolean;
-}
-
 class Sqlite implements SqliteEngine {
   readonly name = "sqlite";
   readonly supports = { durable: "power", manyNodes: false, topic: true, takeBack: true, state: true, receipts: false } as const;
@@ -100,8 +88,8 @@ class Sqlite implements SqliteEngine {
   readonly #log: (line: string) => void;
   readonly #thread: StoreThread;
   readonly #sweeps: Sweeps;
-  readonly #tails = new Map<UserId, LiveTail>();
-  #withNews = new Set<LiveTail>();
+  readonly #attached = new Map<UserId, AttachedMailbox>();
+  #withNews = new Set<AttachedMailbox>();
   #epoch = "" as Epoch;
   #closing: Promise<void> | undefined;
 
@@ -184,63 +172,30 @@ class Sqlite implements SqliteEngine {
   }
 
   async attach(user: UserId, events: MailboxEvents): Promise<Attachment> {
-    if (this.#tails.has(user)) throw new HandoverError("internal", `The mailbox of ${user} is attached already; detach first.`);
-    const tail: LiveTail = { user, events, isLive: false, entries: [], ended: [] };
+    if (this.#attached.has(user)) throw new HandoverError("internal", `The mailbox of ${user} is attached already; detach first.`);
+    const mailbox = new AttachedMailbox(user, events, this.#epoch, this.#thread, this.#detach);
     // Taken at once, so that a second attachment is refused; news are told from the worker's answer on.
-    this.#tails.set(user, tail);
-    const head = await new Promise<Seq>((resolve, reject) => {
+    this.#attached.set(user, mailbox);
+    await new Promise<void>((resolve, reject) => {
       const forget = (cause: HandoverError) => {
-        if (this.#tails.get(user) === tail) this.#tails.delete(user);
+        if (this.#attached.get(user) === mailbox) this.#attached.delete(user);
         reject(cause);
       };
-      this.#thread.ask(["attach", checkText(user, "user")], 1, forget, (answer: ResultOf["attach"]) => {
-        tail.isLive = true;
-        resolve(answer);
+      this.#thread.ask(["attach", checkText(user, "user")], 1, forget, (head: ResultOf["attach"]) => {
+        mailbox.head = head;
+        mailbox.isLive = true;
+        resolve();
       });
     });
-    return {
-      epoch: this.#epoch,
-      head,
-      read: (request) => this.#read(user, request),
-      settle: (changes, session) => this.#settle(user, changes, session),
-      held: (receiver, session) => this.#thread.call(["held", user, checkText(session, "session"), checkText(receiver, "receiver")], 1),
-      detach: () => this.#detach(tail),
-    };
+    return mailbox;
   }
 
-  async #read(user: UserId, request: Parameters<Attachment["read"]>[0]): Promise<Page> {
-    const session = checkText(request.session, "session");
-    const [limit, maxBytes] = [checkWhole(request.limit, "limit"), checkWhole(request.maxBytes, "maxBytes")];
-    let upto = checkWhole(request.after, "after");
-    let bytes = 0;
-    const entries: Entry[] = [];
-    const gaps: Gap[] = [];
-    // One step looks at a bounded number of rows; a mailbox with very many endings takes several, and others get their turn between them.
-    for (;;) {
-      const op = ["read", user, session, upto, limit - entries.length, maxBytes - bytes] as const;
-      const step = await this.#thread.call<ResultOf["read"]>(op, 100);
-      for (const row of step.entries) {
-        entries.push(toEntry(row));
-        bytes += Buffer.byteLength(row[3]);
-      }
-      gaps.push(...toGaps(step.gaps));
-      upto = step.lookedAt;
-      if (!step.more || entries.length >= limit || bytes >= maxBytes || gaps.length >= MAX_GAPS) return { entries, gaps, upto };
-    }
-  }
-
-  async #settle(user: UserId, changes: readonly Settlement[], session: SessionId): Promise<readonly Ended[]> {
-    const op = ["settle", user, checkText(session, "session"), changes.map(toChange)] as const;
-    const weight = changes.reduce((sum, change) => sum + ("seqs" in change ? change.seqs.length : 10), 1);
-    return (await this.#thread.call<ResultOf["settle"]>(op, weight)).map(toEnded);
-  }
-
-  async #detach(tail: LiveTail): Promise<void> {
-    if (this.#tails.get(tail.user) !== tail) return;
-    this.#tails.delete(tail.user);
+  readonly #detach = async (mailbox: AttachedMailbox): Promise<void> => {
+    if (this.#attached.get(mailbox.user) !== mailbox) return;
+    this.#attached.delete(mailbox.user);
     // A store that is gone need not be told.
-    if (this.#thread.isOpen) await this.#thread.call(["detach", tail.user], 1).catch(() => {});
-  }
+    if (this.#thread.isOpen) await this.#thread.call(["detach", mailbox.user], 1).catch(() => {});
+  };
 
   async find(id: MessageId): Promise<MessageState | undefined> {
     const found = await this.#thread.call<ResultOf["find"]>(["find", checkText(id, "id")], 1);
@@ -295,49 +250,49 @@ class Sqlite implements SqliteEngine {
   close(): Promise<void> {
     this.#closing ??= this.#thread.close(() => {
       this.#sweeps.stop();
-      this.#tails.clear();
+      this.#attached.clear();
     });
     return this.#closing;
   }
 
-  #tailOf(user: string): LiveTail | undefined {
-    const tail = this.#tails.get(user as UserId);
-    return tail?.isLive ? tail : undefined;
+  #liveMailbox(user: string): AttachedMailbox | undefined {
+    const mailbox = this.#attached.get(user as UserId);
+    return mailbox?.isLive ? mailbox : undefined;
   }
 
   #tellStored(message: Addressed, seqs: readonly number[]): void {
     for (const [place, { user, session }] of message.recipients.entries()) {
       const seq = seqs[place] ?? 0;
-      const tail = seq > 0 ? this.#tailOf(user) : undefined;
-      if (!tail) continue;
-      tail.entries.push({ seq, id: message.id, deliveryCount: 1, event: message.event, ...(session === undefined ? {} : { session }) });
-      this.#withNews.add(tail);
+      const mailbox = seq > 0 ? this.#liveMailbox(user) : undefined;
+      if (!mailbox) continue;
+      mailbox.entries.push({ seq, id: message.id, deliveryCount: 1, event: message.event, ...(session === undefined ? {} : { session }) });
+      this.#withNews.add(mailbox);
     }
   }
 
   #hear(happening: Happening): void {
-    const tail = this.#tailOf(happening[2]);
-    if (!tail) return;
-    if (happening[1] === "again") tail.entries.push(toEntry(happening[3]));
-    else tail.ended.push(toEnded(happening[3]));
-    this.#withNews.add(tail);
+    const mailbox = this.#liveMailbox(happening[2]);
+    if (!mailbox) return;
+    if (happening[1] === "again") mailbox.entries.push(toEntry(happening[3]));
+    else mailbox.ended.push(toEnded(happening[3]));
+    this.#withNews.add(mailbox);
   }
 
   /** A batch has been answered. */
   #tellNews(dueMs: number | null): void {
     if (dueMs !== null) this.#sweeps.by(dueMs);
-    for (const tail of this.#withNews) tell(tail, () => this.#tails.get(tail.user) === tail, this.#log);
+    for (const mailbox of this.#withNews) tell(mailbox, () => this.#attached.get(mailbox.user) === mailbox, this.#log);
     this.#withNews.clear();
   }
 
   /** The end of this engine: what is on the disk can be trusted, what will be written cannot. */
   #lose(cause: HandoverError, failed: EngineFailed): void {
     this.#sweeps.stop();
-    const tails = [...this.#tails.values()];
-    this.#tails.clear();
-    for (const tail of tails) {
+    const mailboxes = [...this.#attached.values()];
+    this.#attached.clear();
+    for (const { events } of mailboxes) {
       try {
-        tail.events.lost(cause);
+        events.lost(cause);
       } catch (thrown) {
         this.#log(`The loss of a mailbox could not be handed on: ${String(thrown)}`);
       }

@@ -6,7 +6,7 @@
  */
 import type { Writable } from "node:stream";
 import { asHandoverError, HandoverError } from "../errors.ts";
-import { Heartbeat, ROUND_MS } from "../heartbeat.ts";
+import { dueAgain, Heartbeat, LATE_MS } from "../heartbeat.ts";
 import { leftMsOf, PROTOCOL, parse, type ReceiverId, SCHEMAS, type ServerFrame, type UserIdentity } from "../protocol.ts";
 import type { Channel, Gateway, Link, Resume } from "../transport.ts";
 import { parseEventId, writeEvents, writeProblem, writeReturn } from "./sse/event.ts";
@@ -120,8 +120,7 @@ class StreamLink implements Link {
       this.#answer.on("error", () => {});
       const nowMs = performance.now();
       this.#beatAtMs = nowMs + HEARTBEAT_MS;
-      // What is due is done up to a round later.
-      this.#renewEveryMs = MIN_STREAM_MS + Math.random() * (MAX_STREAM_MS - ROUND_MS - MIN_STREAM_MS);
+      this.#renewEveryMs = MIN_STREAM_MS + Math.random() * (MAX_STREAM_MS - LATE_MS - MIN_STREAM_MS);
       this.#renewAtMs = nowMs + this.#renewEveryMs;
       this.#heartbeat = new Heartbeat(this.#beatAtMs, (atMs) => this.#doDue(atMs));
     }
@@ -157,11 +156,11 @@ class StreamLink implements Link {
   /** @returns when something is due again */
   #doDue(nowMs: number): number {
     if (nowMs >= this.#renewAtMs) {
-      this.#renewAtMs = nowMs + this.#renewEveryMs;
+      this.#renewAtMs = dueAgain(this.#renewAtMs, this.#renewEveryMs, nowMs);
       this.#renew();
     }
     if (nowMs >= this.#beatAtMs) {
-      this.#beatAtMs = nowMs + HEARTBEAT_MS;
+      this.#beatAtMs = dueAgain(this.#beatAtMs, HEARTBEAT_MS, nowMs);
       this.#beat();
     }
     return Math.min(this.#renewAtMs, this.#beatAtMs);
@@ -211,7 +210,7 @@ class StreamLink implements Link {
     this.#outgoingLength += text.length;
     if (this.#isFlushing) return;
     this.#isFlushing = true;
-    // After the promises of this turn: whatever is ready by then is one write.
+    // After this turn, and its promises if it is one of them: whatever is ready by then is one write.
     process.nextTick(() => this.#flush());
   }
 

@@ -9,7 +9,7 @@ import type { IncomingMessage } from "node:http";
 import type { Duplex } from "node:stream";
 import { WebSocket, WebSocketServer } from "ws";
 import { asHandoverError, HandoverError } from "../errors.ts";
-import { Heartbeat } from "../heartbeat.ts";
+import { dueAgain, Heartbeat } from "../heartbeat.ts";
 import {
   type AckFrame,
   type AnyFrame,
@@ -115,6 +115,8 @@ class Connection implements Link {
   #deadline: NodeJS.Timeout;
   readonly #heartbeat: Heartbeat;
   #looks = 0;
+  /** When it is next, ms by `performance.now()`. */
+  #lookAtMs: number;
   /** By the clock that nobody sets: the time of day can jump. */
   #heardAtMs = performance.now();
   /** Frames of this turn, and the results of sends that share one. */
@@ -134,7 +136,8 @@ class Connection implements Link {
     this.#onError = onError;
     this.#deadline = setTimeout(() => this.close(new HandoverError("timeout", "No hello came within 10 seconds.")), HELLO_TIMEOUT_MS);
     // Those that came together are not looked at together.
-    this.#heartbeat = new Heartbeat(performance.now() + LOOK_MS * Math.random(), (nowMs) => this.#look(nowMs));
+    this.#lookAtMs = performance.now() + LOOK_MS * Math.random();
+    this.#heartbeat = new Heartbeat(this.#lookAtMs, (nowMs) => this.#look(nowMs));
     webSocket.on("message", (data: Buffer, isBinary: boolean) => this.#received(data, isBinary));
     webSocket.on("pong", () => {
       this.#heardAtMs = performance.now();
@@ -184,7 +187,8 @@ class Connection implements Link {
     } else if (this.#looks % PING_EVERY === 0 && this.#webSocket.readyState === this.#webSocket.OPEN) {
       this.#webSocket.ping();
     }
-    return nowMs + LOOK_MS;
+    this.#lookAtMs = dueAgain(this.#lookAtMs, LOOK_MS, nowMs);
+    return this.#lookAtMs;
   }
 
   #received(data: Buffer, isBinary: boolean): void {

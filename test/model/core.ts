@@ -139,15 +139,15 @@ export class Store {
   }
 
   async #attach(engine: Engine, ...[user, events]: Parameters<Engine["attach"]>): ReturnType<Engine["attach"]> {
-    const { epoch, head, read, settle, held, detach } = await engine.attach(user, events);
-    this.#attached.add(detach);
+    const attachment = await engine.attach(user, events);
+    this.#attached.add(() => attachment.detach());
     return {
-      epoch,
-      head,
-      read: (request) => this.#track(read(request)),
-      settle: (changes, session) => this.#track(settle(changes, session)),
-      held: (receiver, session) => this.#track(held(receiver, session)),
-      detach: () => this.#track(detach()),
+      epoch: attachment.epoch,
+      head: attachment.head,
+      read: (request) => this.#track(attachment.read(request)),
+      settle: (changes, session) => this.#track(attachment.settle(changes, session)),
+      held: (receiver, session) => this.#track(attachment.held(receiver, session)),
+      detach: () => this.#track(attachment.detach()),
     };
   }
 }
