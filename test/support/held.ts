@@ -21,13 +21,12 @@ export function watchLinks(): Watch {
   vi.spyOn(Hub.prototype, "open").mockImplementation(async function (this: Hub, identity, link, resume) {
     const channel = await open.call(this, identity, link, resume);
     count(opens, identity.user);
-    return {
-      ...channel,
-      closed() {
-        channel.closed();
-        count(ends, identity.user);
-      },
+    const closed = channel.closed.bind(channel);
+    channel.closed = (isReturning) => {
+      closed(isReturning);
+      count(ends, identity.user);
     };
+    return channel;
   });
   const reached = (counts: Map<string, number>, user: string, wanted: number, withinMs = 5_000) =>
     vi.waitFor(
