@@ -101,15 +101,15 @@ export class Authenticator {
 
   async #examine(credential: string | undefined): Promise<Identity> {
     if (!credential) throw new HandoverError("token-invalid", "There is no token. Send `Authorization: Bearer <token>`.");
-    const cached = this.#verified.get(credential);
-    if (cached === "ended") throw expired();
-    const service = cached ? undefined : this.#service(credential);
-    if (service) return service;
     try {
-      const identity = cached ?? (await this.#verify(credential));
+      // It was good once, or has been refused before; that it is good still was looked at first.
+      if (this.#verified.has(credential)) throw expired();
+      const service = this.#service(credential);
+      if (service) return service;
+      const identity = await this.#verify(credential);
       const granted = this.#granted(identity);
       if (!granted) throw expired();
-      if (!cached) this.#remember(credential, identity);
+      this.#remember(credential, identity);
       return granted;
     } catch (thrown) {
       if (thrown instanceof HandoverError && thrown.code === "token-expired") this.#remember(credential, "ended");

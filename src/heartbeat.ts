@@ -14,17 +14,23 @@ const rounds = new Map<number, Set<Heartbeat>>();
 let timer: NodeJS.Timeout | undefined;
 
 export class Heartbeat {
-  readonly #beat: (nowMs: number) => number;
+  readonly #everyMs: number;
+  readonly #beat: (nowMs: number) => void;
+  /** When it is due next, by `performance.now()`. */
+  #dueMs: number;
   #round = 0;
   #isGoing = true;
 
   /**
-   * @param atMs  when it is due first, by `performance.now()`; it is up to {@link LATE_MS} later
-   * @param beat  does what is due at `nowMs`, and says when it is due again ({@link dueAgain}); must not throw
+   * @param everyMs  how often it is due; it comes up to {@link LATE_MS} later
+   * @param beat  does what is due, told the time by `performance.now()`; must not throw
+   * @param firstInMs  in how long it is due first
    */
-  constructor(atMs: number, beat: (nowMs: number) => number) {
+  constructor(everyMs: number, beat: (nowMs: number) => void, firstInMs = everyMs) {
+    this.#everyMs = everyMs;
     this.#beat = beat;
-    this.#enter(atMs);
+    this.#dueMs = performance.now() + firstInMs;
+    this.#enter(this.#dueMs);
   }
 
   /** The connection is over; safe to call more than once. */
@@ -38,9 +44,11 @@ export class Heartbeat {
   /** Its round has come. */
   go(nowMs: number): void {
     if (!this.#isGoing) return;
-    const atMs = this.#beat(nowMs);
+    // Counted from when it was due, not from when it was done: so it keeps its time, and those that were held up together do not stay together.
+    this.#dueMs += this.#everyMs * Math.max(1, Math.ceil((nowMs - this.#dueMs) / this.#everyMs));
+    this.#beat(nowMs);
     // It may have ended by what was due.
-    if (this.#isGoing) this.#enter(Math.max(atMs, nowMs + ROUND_MS));
+    if (this.#isGoing) this.#enter(Math.max(this.#dueMs, nowMs + ROUND_MS));
   }
 
   #enter(atMs: number): void {
@@ -50,14 +58,6 @@ export class Heartbeat {
     else rounds.set(this.#round, new Set([this]));
     timer ??= setInterval(goRound, ROUND_MS).unref();
   }
-}
-
-/**
- * When something is due the next time that is due every so often: counted from when it was due, not from when it was done. So it keeps its time, and those
- * that were held up together do not stay together.
- */
-export function dueAgain(dueMs: number, everyMs: number, nowMs: number): number {
-  return dueMs + everyMs * Math.max(1, Math.ceil((nowMs - dueMs) / everyMs));
 }
 
 function goRound(): void {

@@ -39,7 +39,7 @@ function importsOf(file: string, text: string): Import[] {
 
 const LAYERS: Readonly<Record<string, readonly string[]>> = {
   L0: ["protocol.ts", "errors.ts", "time.ts", "answers.ts", "x0.ts"],
-  L1: ["engine.ts", "set-back.ts", "tail.ts", "heartbeat.ts", "transport.ts"],
+  L1: ["engine.ts", "set-back.ts", "tail.ts", "heartbeat.ts", "expiry.ts", "transport.ts"],
   L2: ["jwks.ts", "auth.ts", "message.ts", "sessions.ts", "receiver.ts", "mailbox.ts", "channel.ts", "metrics.ts", "hub.ts"],
   L4: [
     "config.ts",

@@ -4,6 +4,7 @@
  * @module
  */
 import { HandoverError } from "../errors.ts";
+import { whenExpired } from "../expiry.ts";
 import {
   type Delivery,
   leftMsOf,
@@ -62,7 +63,7 @@ class PollLink implements Link {
   readonly kind = "poll";
   /** Resolves with why there is no answer, or without that. */
   readonly finished: Promise<HandoverError | undefined>;
-  #timer: NodeJS.Timeout | undefined;
+  readonly #endWait: () => void;
   #resolve: (refusal?: HandoverError) => void = () => {};
   #isFinishing = false;
   #deliveries: Delivery[] = [];
@@ -74,15 +75,15 @@ class PollLink implements Link {
     this.finished = new Promise((resolve) => {
       this.#resolve = resolve;
     });
-    if (leftMsOf(identity) <= waitMs) this.#expireWith(identity);
-    else this.#timer = setTimeout(() => this.finish(), waitMs);
-  }
-
-  /** What a token allows ends with it, in the middle of a poll too; not before, as a timer can. */
-  #expireWith(identity: UserIdentity): void {
-    const leftMs = leftMsOf(identity);
-    if (leftMs <= 0) this.finish(new HandoverError("token-expired", "The token has expired. Ask the backend for a new one."));
-    else this.#timer = setTimeout(() => this.#expireWith(identity), Math.ceil(leftMs));
+    if (leftMsOf(identity) <= waitMs) {
+      // What a token allows ends with it, in the middle of a poll too.
+      this.#endWait = whenExpired(identity, () =>
+        this.finish(new HandoverError("token-expired", "The token has expired. Ask the backend for a new one.")),
+      );
+    } else {
+      const timer = setTimeout(() => this.finish(), waitMs);
+      this.#endWait = () => clearTimeout(timer);
+    }
   }
 
   get hasContent(): boolean {
@@ -125,7 +126,7 @@ class PollLink implements Link {
 
   /** The first word counts. */
   finish(refusal?: HandoverError): void {
-    clearTimeout(this.#timer);
+    this.#endWait();
     this.#resolve(refusal);
   }
 

@@ -6,12 +6,13 @@
  */
 import type { Writable } from "node:stream";
 import { asHandoverError, HandoverError } from "../errors.ts";
-import { dueAgain, Heartbeat, LATE_MS } from "../heartbeat.ts";
-import { leftMsOf, PROTOCOL, parse, type ReceiverId, SCHEMAS, type ServerFrame, type UserIdentity } from "../protocol.ts";
+import { whenExpired } from "../expiry.ts";
+import { Heartbeat, LATE_MS } from "../heartbeat.ts";
+import { PROTOCOL, parse, type ReceiverId, SCHEMAS, type ServerFrame, type UserIdentity } from "../protocol.ts";
 import type { Channel, Gateway, Link, Resume } from "../transport.ts";
 import { parseEventId, writeEvents, writeProblem, writeReturn } from "./sse/event.ts";
 
-const HEARTBEAT_MS = 15_000;
+const COMMENT_MS = 15_000;
 /**
  * How long a stream lasts at most, and at least. It carries nothing back, so a peer that has vanished is known by this alone: it does not come back.
  * Not the same for all, so that those who came together do not go on together.
@@ -24,8 +25,6 @@ const MAX_BUFFERED_BYTES = 1_048_576;
 const MAX_UNREAD_BYTES = 4 * MAX_BUFFERED_BYTES;
 /** How long a peer may take to read the rest of a stream that has ended. */
 const END_TIMEOUT_MS = 2_000;
-/** The longest timer that Node has. */
-const MAX_TIMER_MS = 2_147_483_647;
 
 /**
  * Where a stream goes on.
@@ -77,12 +76,10 @@ class StreamLink implements Link {
   #epoch = "";
   #refusal: HandoverError | undefined;
   #isOpen = true;
-  #expiry: NodeJS.Timeout | undefined;
-  #heartbeat: Heartbeat | undefined;
-  /** When the next comment is due, and when it is time to begin anew, ms by `performance.now()`. */
-  #beatAtMs = 0;
-  #renewAtMs = 0;
-  #renewEveryMs = 0;
+  #endExpiry: () => void = () => {};
+  /** From `ready` on: comments, and when it is time to begin anew. */
+  #comments: Heartbeat | undefined;
+  #renewals: Heartbeat | undefined;
   /** Events of this turn. */
   #outgoing: string[] = [];
   #outgoingLength = 0;
@@ -94,7 +91,10 @@ class StreamLink implements Link {
   }
 
   async open(gateway: Gateway, identity: UserIdentity, resume: Resume): Promise<void> {
-    this.#expireWith(identity);
+    // The stream ends with what the token allows.
+    this.#endExpiry = whenExpired(identity, () =>
+      this.close(new HandoverError("token-expired", "The token has expired. Ask the backend for a new one, and come back with it.")),
+    );
     try {
       const channel = await gateway.open(identity, this, resume);
       this.#channel = channel;
@@ -118,11 +118,9 @@ class StreamLink implements Link {
       this.#answer = this.#begin();
       // Who writes to a peer that has gone is told so here; that it has gone is known otherwise.
       this.#answer.on("error", () => {});
-      const nowMs = performance.now();
-      this.#beatAtMs = nowMs + HEARTBEAT_MS;
-      this.#renewEveryMs = MIN_STREAM_MS + Math.random() * (MAX_STREAM_MS - LATE_MS - MIN_STREAM_MS);
-      this.#renewAtMs = nowMs + this.#renewEveryMs;
-      this.#heartbeat = new Heartbeat(this.#beatAtMs, (atMs) => this.#doDue(atMs));
+      const renewEveryMs = MIN_STREAM_MS + Math.random() * (MAX_STREAM_MS - LATE_MS - MIN_STREAM_MS);
+      this.#renewals = new Heartbeat(renewEveryMs, () => this.#renew());
+      this.#comments = new Heartbeat(COMMENT_MS, () => this.#comment());
     }
     this.#write(writeEvents(frame, this.#epoch));
     // Blocked until it is drained, not merely until there is less.
@@ -153,19 +151,6 @@ class StreamLink implements Link {
     answer.once("close", () => clearTimeout(timer));
   }
 
-  /** @returns when something is due again */
-  #doDue(nowMs: number): number {
-    if (nowMs >= this.#renewAtMs) {
-      this.#renewAtMs = dueAgain(this.#renewAtMs, this.#renewEveryMs, nowMs);
-      this.#renew();
-    }
-    if (nowMs >= this.#beatAtMs) {
-      this.#beatAtMs = dueAgain(this.#beatAtMs, HEARTBEAT_MS, nowMs);
-      this.#beat();
-    }
-    return Math.min(this.#renewAtMs, this.#beatAtMs);
-  }
-
   abandon(): void {
     this.#outgoing = [];
     this.#finish();
@@ -173,22 +158,10 @@ class StreamLink implements Link {
 
   #finish(isReturning = false): void {
     this.#isOpen = false;
-    clearTimeout(this.#expiry);
-    this.#heartbeat?.stop();
+    this.#endExpiry();
+    this.#comments?.stop();
+    this.#renewals?.stop();
     this.#channel?.closed(isReturning);
-  }
-
-  /** The stream ends with what the token allows. */
-  #expireWith(identity: UserIdentity): void {
-    this.#expiry = setTimeout(
-      () => {
-        if (leftMsOf(identity) <= 0)
-          this.close(new HandoverError("token-expired", "The token has expired. Ask the backend for a new one, and come back with it."));
-        else this.#expireWith(identity);
-      },
-      Math.min(Math.max(leftMsOf(identity), 0), MAX_TIMER_MS),
-    );
-    this.#expiry.unref();
   }
 
   /** Lets the client come back, and so show that it is there. One that reads slowly shows it by reading: `beginAnswer` watches that. */
@@ -201,7 +174,7 @@ class StreamLink implements Link {
   }
 
   /** A comment, so that nobody on the way takes the connection for idle. What waits to be read is sign enough. */
-  #beat(): void {
+  #comment(): void {
     if (this.#isOpen && this.#answer?.writableLength === 0) this.#write(":\n\n");
   }
 

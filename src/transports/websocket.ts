@@ -9,13 +9,13 @@ import type { IncomingMessage } from "node:http";
 import type { Duplex } from "node:stream";
 import { WebSocket, WebSocketServer } from "ws";
 import { asHandoverError, HandoverError } from "../errors.ts";
-import { dueAgain, Heartbeat } from "../heartbeat.ts";
+import { whenExpired } from "../expiry.ts";
+import { Heartbeat } from "../heartbeat.ts";
 import {
   type AckFrame,
   type AnyFrame,
   type HelloFrame,
   type Identity,
-  leftMsOf,
   PROTOCOL,
   parse,
   parseJson,
@@ -43,8 +43,6 @@ const MAX_PENDING = 2_000;
 /** How long a peer may take to answer a close frame, and when the server itself stops: one that sleeps never does. */
 const CLOSE_TIMEOUT_MS = 10_000;
 const STOP_TIMEOUT_MS = 1_000;
-/** The longest timer that Node has. */
-const MAX_TIMER_MS = 2_147_483_647;
 
 export interface WebSocketTransport {
   /** Takes over an HTTP upgrade that has passed the checks of the HTTP server (path, Host, Origin). */
@@ -112,11 +110,10 @@ class Connection implements Link {
   /** The `hello`, once it came; what follows it waits for it. */
   #greeting: Promise<void> | undefined;
   #isOpen = true;
-  #deadline: NodeJS.Timeout;
+  /** Until the `hello`, and then until what the token allows ends. */
+  #endDeadline: () => void;
   readonly #heartbeat: Heartbeat;
   #looks = 0;
-  /** When it is next, ms by `performance.now()`. */
-  #lookAtMs: number;
   /** By the clock that nobody sets: the time of day can jump. */
   #heardAtMs = performance.now();
   /** Frames of this turn, and the results of sends that share one. */
@@ -134,10 +131,10 @@ class Connection implements Link {
     this.#socket = socket;
     this.#gateway = gateway;
     this.#onError = onError;
-    this.#deadline = setTimeout(() => this.close(new HandoverError("timeout", "No hello came within 10 seconds.")), HELLO_TIMEOUT_MS);
+    const timer = setTimeout(() => this.close(new HandoverError("timeout", "No hello came within 10 seconds.")), HELLO_TIMEOUT_MS);
+    this.#endDeadline = () => clearTimeout(timer);
     // Those that came together are not looked at together.
-    this.#lookAtMs = performance.now() + LOOK_MS * Math.random();
-    this.#heartbeat = new Heartbeat(this.#lookAtMs, (nowMs) => this.#look(nowMs));
+    this.#heartbeat = new Heartbeat(LOOK_MS, (nowMs) => this.#look(nowMs), LOOK_MS * Math.random());
     webSocket.on("message", (data: Buffer, isBinary: boolean) => this.#received(data, isBinary));
     webSocket.on("pong", () => {
       this.#heardAtMs = performance.now();
@@ -146,7 +143,7 @@ class Connection implements Link {
     webSocket.on("error", () => {});
     webSocket.on("close", () => {
       this.#isOpen = false;
-      clearTimeout(this.#deadline);
+      this.#endDeadline();
       this.#heartbeat.stop();
       this.#channel?.closed();
       this.#unwatch();
@@ -164,7 +161,7 @@ class Connection implements Link {
   close(reason: HandoverError): void {
     if (!this.#isOpen) return;
     this.#isOpen = false;
-    clearTimeout(this.#deadline);
+    this.#endDeadline();
     this.#flush();
     // The reason of a close frame has room for 123 bytes (RFC 6455, section 5.5).
     this.#webSocket.close(reason.closeCode, reason.code);
@@ -178,8 +175,8 @@ class Connection implements Link {
     this.#webSocket.terminate();
   }
 
-  /** Gives up on a peer that was silent, else pings it when it is time. @returns when to look again */
-  #look(nowMs: number): number {
+  /** Gives up on a peer that was silent, else pings it when it is time. */
+  #look(nowMs: number): void {
     this.#looks += 1;
     if (nowMs - this.#heardAtMs > SILENCE_MS) {
       this.close(new HandoverError("timeout", "The peer does not answer."));
@@ -187,8 +184,6 @@ class Connection implements Link {
     } else if (this.#looks % PING_EVERY === 0 && this.#webSocket.readyState === this.#webSocket.OPEN) {
       this.#webSocket.ping();
     }
-    this.#lookAtMs = dueAgain(this.#lookAtMs, LOOK_MS, nowMs);
-    return this.#lookAtMs;
   }
 
   #received(data: Buffer, isBinary: boolean): void {
@@ -310,17 +305,8 @@ class Connection implements Link {
 
   /** The connection ends with what the token allows. */
   #expireWith(identity: Identity): void {
-    clearTimeout(this.#deadline);
-    if (identity.kind === "service") return;
-    const leftMs = leftMsOf(identity);
-    this.#deadline = setTimeout(
-      () => {
-        if (leftMsOf(identity) <= 0) this.close(expired());
-        else this.#expireWith(identity);
-      },
-      Math.min(Math.max(leftMs, 0), MAX_TIMER_MS),
-    );
-    this.#deadline.unref();
+    this.#endDeadline();
+    if (identity.kind === "user") this.#endDeadline = whenExpired(identity, () => this.close(expired()));
   }
 
   /** What breaks the protocol ends the connection; the error frame says why. */

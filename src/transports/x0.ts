@@ -8,7 +8,8 @@
 import { performance } from "node:perf_hooks";
 import { setTimeout as pause } from "node:timers/promises";
 import { asHandoverError, HandoverError } from "../errors.ts";
-import { type Identity, leftMsOf, type SessionId, type UserId, type UserIdentity } from "../protocol.ts";
+import { whenExpired } from "../expiry.ts";
+import type { Identity, SessionId, UserId, UserIdentity } from "../protocol.ts";
 import type { Gateway } from "../transport.ts";
 import { eventOf, X0 } from "../x0.ts";
 import { hashOf, idOf, isId } from "./x0/event.ts";
@@ -30,8 +31,6 @@ const DEMO_SESSION_MS = 24 * 3600_000;
 const SWEEP_MS = 1_000;
 const IN_PROGRESS_MS = 50;
 const MAX_IN_PROGRESS = 100;
-/** The longest timer that Node has. */
-const MAX_TIMER_MS = 2_147_483_647;
 
 export interface X0Options {
   /** `demo`: a session value is whoever it says. `registered`: it is a token of this server's. */
@@ -171,9 +170,9 @@ export class X0Transport {
       poll = session.poll(identity, opening, post.connection, identity.scopes.includes(X0.pageLoadScope));
       if (this.#drained === "elsewhere") poll.expire();
       // What a token allows ends with it, in the middle of a poll too.
-      const expiry = setTimeout(() => poll?.expire(), Math.min(leftMsOf(identity), MAX_TIMER_MS));
+      const endExpiry = whenExpired(identity, () => poll?.expire());
       void held.over.then(() => poll?.expire());
-      return poll.answer.finally(() => clearTimeout(expiry));
+      return poll.answer.finally(endExpiry);
     };
     const answer = run()
       .catch(async (thrown: unknown) => {
